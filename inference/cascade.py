@@ -1,0 +1,78 @@
+"""Kidney, then tumor: the two networks nested as in the paper (section 2.2), on the ROI grid."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.backends import Network
+from inference.postprocess import Structures, keep_kidneys
+from inference.preprocess import Roi, RoiSpec, Vector, extract_roi, place_roi
+from inference.weights import WeightsMetadata
+
+TILE_OVERLAP = 0.25
+"""Least part of a tile that the next one repeats: a kidney is about a third of a tile long, so what one
+tile cuts lies deeper inside its neighbour."""
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Both networks with the metadata of their weights."""
+
+    kidney: Network
+    tumor: Network
+    kidney_metadata: WeightsMetadata
+    tumor_metadata: WeightsMetadata
+
+
+def voxel_mm3(spec: RoiSpec) -> float:
+    """Volume of one ROI voxel."""
+    return spec.spacing_mm**3
+
+
+def segment_kidneys(probability: NDArray[np.float32], metadata: WeightsMetadata) -> Structures:
+    """Threshold the kidney network's output and keep what can be a kidney."""
+    return keep_kidneys(probability > metadata.threshold, voxel_mm3(metadata.roi))
+
+
+def locate_kidneys(hu: NDArray[np.int16], spacing_mm: Vector, cascade: Cascade) -> Roi:
+    """The ROI around the kidneys of a CT that is longer than the ROI.
+
+    The paper crops around the image centre, which misses kidneys in chest-abdomen-pelvis scans. Here the
+    kidney network looks at overlapping tiles along z; the ROI is centred on the structures found, the
+    largest first and the others as far as they fit in with it.
+
+    Args:
+        hu: (z, y, x) canonical.
+        spacing_mm: (z, y, x).
+        cascade: the networks.
+    """
+    spec = cascade.kidney_metadata.roi
+    tiles = _tiles_along_z(hu.shape[0], spacing_mm, spec)
+    if len(tiles) == 1:
+        return place_roi(hu.shape, spacing_mm, spec)
+    found: list[tuple[float, float, float]] = []  # volume mm³, lowest and highest z in CT voxels
+    for centre_z in tiles:
+        roi = place_roi(hu.shape, spacing_mm, spec, centre_z_vox=centre_z)
+        structures = segment_kidneys(cascade.kidney(extract_roi(hu, roi)), cascade.kidney_metadata)
+        for box, volume in zip(structures.boxes, structures.volumes_mm3, strict=True):
+            low, high = (roi.to_ct_index((z, 0, 0))[0] for z in (box[0].start, box[0].stop))
+            found.append((volume, low, high))
+    if not found:
+        return place_roi(hu.shape, spacing_mm, spec)
+    found.sort(reverse=True)
+    length = spec.extent_mm[0] / spacing_mm[0]
+    _, low, high = found[0]
+    for _, other_low, other_high in found[1:]:
+        if max(high, other_high) - min(low, other_low) <= length:
+            low, high = min(low, other_low), max(high, other_high)
+    return place_roi(hu.shape, spacing_mm, spec, centre_z_vox=(low + high) / 2)
+
+
+def _tiles_along_z(n_slices: int, spacing_mm: Vector, spec: RoiSpec) -> list[float]:
+    """Centres (CT index) of the fewest evenly spread ROIs that cover all slices with enough overlap."""
+    length = spec.extent_mm[0] / spacing_mm[0]  # of one tile, in CT slices
+    if n_slices <= length:
+        return [(n_slices - 1) / 2]
+    count = 1 + int(np.ceil((n_slices - length) / (length * (1 - TILE_OVERLAP))))
+    return np.linspace((length - 1) / 2, n_slices - 1 - (length - 1) / 2, count).tolist()

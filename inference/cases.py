@@ -1,0 +1,125 @@
+"""Which cases lie under the input folder, and what their outputs are called."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from inference.ct import SUFFIXES
+
+Naming = Literal["auto", "kits19", "same", "nnunet", "grand-challenge"]
+NAMINGS: tuple[str, ...] = get_args(Naming)
+
+KITS19_IMAGE = "imaging.nii.gz"
+NNUNET_CHANNEL = "_0000"
+GRAND_CHALLENGE_SLUG = "kidney-tumor-segmentation"
+DICOM_MAGIC_OFFSET, DICOM_MAGIC = 128, b"DICM"
+
+
+class UsageError(ValueError):
+    """The command cannot start as it was given: said before any work, exit code 2."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT to segment.
+
+    Attributes:
+        name: for logs, reports and previews; unique in a run.
+        source: the CT's file, or the folder of its DICOM series.
+        output: the label map, relative to the output folder.
+    """
+
+    name: str
+    source: Path
+    output: Path
+
+
+def find_cases(root: Path, *, naming: Naming = "auto") -> list[Case]:
+    """All CTs under a folder (or the one file given), sorted by path.
+
+    A folder with `imaging.nii.gz` is one KiTS19 case, whatever else it holds (its `segmentation.nii.gz`,
+    say). A folder without image files but with DICOM files is one series. Hidden names are passed over.
+
+    Args:
+        root: the input folder, or one CT file.
+        naming: how outputs are called; "auto" follows the layout that each input is in.
+
+    Raises:
+        UsageError: no such folder, no CT in it, or two inputs that would write one output.
+    """
+    if not root.exists():
+        raise UsageError(f"{root}: no such input. Mount or name a folder with CTs")
+    sources = [root] if root.is_file() else list(_find_sources(root))
+    if not sources or (root.is_file() and not root.name.endswith(SUFFIXES)):
+        raise UsageError(f"{root}: no CT found ({', '.join(SUFFIXES)}, or a folder with a DICOM series)")
+    base = root.parent if root.is_file() else root
+    by_output: dict[Path, list[Path]] = defaultdict(list)
+    for source in sources:
+        by_output[_output_name(source, base, naming)].append(source)
+    for output, claimants in by_output.items():
+        if len(claimants) > 1:
+            raise UsageError(
+                f"{' and '.join(map(str, claimants))} would both write {output}. "
+                "Rename one, or choose another --output-naming"
+            )
+    return [Case(_stem(output.as_posix()), source, output) for output, (source,) in by_output.items()]
+
+
+def _find_sources(root: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        here = Path(folder)
+        visible = sorted(name for name in files if not name.startswith("."))
+        images = [name for name in visible if name.endswith(SUFFIXES)]
+        if KITS19_IMAGE in images:
+            yield here / KITS19_IMAGE
+        elif images:
+            yield from (here / name for name in images)
+        elif any(_is_dicom(here / name) for name in visible):
+            yield here
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(DICOM_MAGIC_OFFSET)
+            return file.read(len(DICOM_MAGIC)) == DICOM_MAGIC
+    except OSError:
+        return False
+
+
+def _output_name(source: Path, root: Path, naming: Naming) -> Path:
+    relative = source.relative_to(root)
+    is_series = source.is_dir()
+    # a KiTS19 image and a series are called after their folder
+    named_after = source.parent if source.name == KITS19_IMAGE else source
+    identity = named_after.resolve().name if is_series else _stem(named_after.name)
+    if naming == "auto":
+        naming = _layout(relative, identity, is_series=is_series)
+    match naming:
+        case "kits19":
+            return Path(f"prediction_{identity.removesuffix(NNUNET_CHANNEL).removeprefix('case_')}.nii.gz")
+        case "nnunet":
+            return Path(f"{identity.removesuffix(NNUNET_CHANNEL)}.nii.gz")
+        case "grand-challenge":
+            return Path("images", GRAND_CHALLENGE_SLUG, f"{identity}.mha")
+        case _:
+            return relative.parent / f"{identity}.nii.gz" if is_series else relative
+
+
+def _layout(relative: Path, identity: str, *, is_series: bool) -> Naming:
+    if relative.name == KITS19_IMAGE:
+        return "kits19"
+    if len(relative.parts) == 3 and relative.parts[0] == "images" and relative.suffix == ".mha":
+        return "grand-challenge"
+    if identity.endswith(NNUNET_CHANNEL) and not is_series:
+        return "nnunet"
+    return "same"
+
+
+def _stem(name: str) -> str:
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
+    return name.removesuffix(suffix)

@@ -1,0 +1,185 @@
+"""The command: arguments to calls, and exit codes. No numerics."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from inference.backends import choose_device, torch_network
+from inference.cascade import Cascade
+from inference.cases import NAMINGS, Case, Naming, UsageError, find_cases
+from inference.pipeline import Options, run_cases
+from inference.report import CaseReport, write_report
+from inference.weights import WeightsError, load_weights
+
+WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
+"""Where weights are looked for: what an organiser mounts, then what came with the code."""
+EXIT_ALL_WRITTEN, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
+
+log = logging.getLogger("inference")
+
+
+def _parse_shard(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
+    if value is None:
+        return (0, 1)
+    index, slash, count = value.partition("/")
+    if not slash or not index.isdecimal() or not count.isdecimal() or not int(index) < int(count):
+        raise click.BadParameter(f"{value!r} is not I/N with I from 0 to N-1")
+    return (int(index), int(count))
+
+
+def _folder(*, exists: bool = False) -> click.Path:
+    return click.Path(exists=exists, path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--input", "input_path", type=_folder(), default=Path("/input"), show_default=True,
+              help="Folder with CTs (KiTS, nnU-Net, Grand Challenge, flat, DICOM), or one CT.")  # fmt: skip
+@click.option("--output", "output_path", type=_folder(), default=Path("/output"), show_default=True,
+              help="Folder for the label maps.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--weights", "weights_path", type=_folder(), default=None,
+              help="Folder with kidney.safetensors and tumor.safetensors.")  # fmt: skip
+@click.option("--paper", is_flag=True,
+              help="The literal method: centre crop, labels restored by nearest neighbour.")  # fmt: skip
+@click.option("--output-naming", type=click.Choice(NAMINGS), default="auto", show_default=True,
+              help="How label maps are called; auto follows the input's layout.")  # fmt: skip
+@click.option("--skip-existing", is_flag=True, help="Pass over cases whose label map is there already.")
+@click.option("--shard", callback=_parse_shard, metavar="I/N", default=None,
+              help="Only every N-th case, from the I-th on (I from 0).")  # fmt: skip
+@click.option("--report", "report_path", type=_folder(), default=None, metavar="FILE",
+              help="Write a JSON report: times, volumes, warnings, versions.")  # fmt: skip
+@click.option("--previews", type=_folder(), default=None, metavar="DIR",
+              help="Write a PNG of each result in three planes.")  # fmt: skip
+@click.option("--save-probabilities", type=_folder(), default=None, metavar="DIR",
+              help="Write both networks' probabilities on the ROI grid as NIfTI.")  # fmt: skip
+@click.option("--on-error", type=click.Choice(["skip", "background"]), default="skip", show_default=True,
+              help="What is written for a case that fails: nothing, or an all-background map.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), default=None,
+              help="CPU threads of the networks.  [default: all cores]")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell more, and show tracebacks of bugs.")
+def main(
+    input_path: Path,
+    output_path: Path,
+    device: str,
+    weights_path: Path | None,
+    paper: bool,
+    output_naming: Naming,
+    skip_existing: bool,
+    shard: tuple[int, int],
+    report_path: Path | None,
+    previews: Path | None,
+    save_probabilities: Path | None,
+    on_error: str,
+    threads: int | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Segment kidneys and kidney tumors in CTs.
+
+    Writes label maps (0 background, 1 kidney, 2 tumor) on each CT's own grid. Research use only, no medical
+    device. Exit code 0: every case written. 1: some case failed, all others are written. 2: wrong usage,
+    nothing found, or output not writable, said before any work.
+    """
+    _set_up_logging(quiet=quiet, verbose=verbose)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        cases = find_cases(input_path, naming=output_naming)
+        total = len(cases)
+        cases = cases[shard[0] :: shard[1]]
+        _check_writable(output_path, *(folder for folder in (previews, save_probabilities) if folder),
+                        *([report_path.parent] if report_path else []))  # fmt: skip
+        cascade, run = _load(weights_path, device, threads)
+    except (UsageError, WeightsError) as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+    log.info(
+        "%d of %d cases, device %s, weights %s", len(cases), total, run["device"], run["weights"]["folder"]
+    )
+
+    options = Options(
+        output=output_path,
+        paper=paper,
+        skip_existing=skip_existing,
+        background_on_error=on_error == "background",
+        previews=previews,
+        probabilities=save_probabilities,
+    )
+    run["options"] = {"paper": paper, "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
+    reports = _run_with_progress(cases, cascade, options, report_path, run)
+    failed = sum(report.status in ("failed", "background") for report in reports)
+    if failed:
+        log.error("%d of %d cases failed; see above", failed, len(reports))
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def _run_with_progress(
+    cases: list[Case], cascade: Cascade, options: Options, report_path: Path | None, run: dict
+) -> list[CaseReport]:
+    with (
+        logging_redirect_tqdm([log]),
+        tqdm(total=len(cases), unit="case", disable=None, leave=False) as progress,  # terminals only
+    ):
+
+        def done(reports: list[CaseReport]) -> None:
+            progress.update()
+            if report_path is not None:
+                write_report(report_path, reports, run)
+
+        reports = run_cases(cases, cascade, options, done=done)
+    if report_path is not None:
+        write_report(report_path, reports, run)
+    return reports
+
+
+def _load(weights_path: Path | None, device_name: str, threads: int | None) -> tuple[Cascade, dict]:
+    """The networks, and what the report tells of them."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        device = choose_device(device_name)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    candidates = WEIGHTS_FOLDERS if weights_path is None else (weights_path,)
+    folder = next((f for f in candidates if (f / "kidney.safetensors").is_file()), candidates[-1])
+    kidney = load_weights(folder / "kidney.safetensors", "kidney")
+    tumor = load_weights(folder / "tumor.safetensors", "tumor")
+    if kidney.metadata.roi != tumor.metadata.roi:
+        raise WeightsError(
+            f"{folder}: kidney and tumor weights were trained on different grids or intensities"
+        )
+    cascade = Cascade(
+        torch_network(kidney, device), torch_network(tumor, device), kidney.metadata, tumor.metadata
+    )
+    weights = {
+        "folder": str(folder),
+        "kidney": {"version": kidney.metadata.version, "sha256": kidney.sha256},
+        "tumor": {"version": tumor.metadata.version, "sha256": tumor.sha256},
+    }
+    return cascade, {"device": str(device), "threads": torch.get_num_threads(), "weights": weights}
+
+
+def _check_writable(*folders: Path) -> None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another folder") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"{folder}: not writable for user {os.getuid()}. Change its rights, or run as its owner"
+            )
+
+
+def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)-7s %(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -1,0 +1,246 @@
+"""One case from file to file, and many cases: read ahead, compute, write behind.
+
+While case N computes, a thread reads case N+1 and another writes case N−1. A case that fails keeps its
+failure to itself.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.cascade import Cascade, locate_kidneys, segment_kidneys
+from inference.cases import Case
+from inference.ct import CaseError, Ct, read_ct, read_native_grid, write_label_map, write_roi_volume
+from inference.postprocess import Restored, Structures, restore
+from inference.preprocess import Roi, extract_roi, place_roi
+from inference.preview import write_preview
+from inference.report import CaseReport
+
+log = logging.getLogger("inference")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run may choose.
+
+    Attributes:
+        output: the output folder.
+        paper: centre crop and nearest-neighbour restore, the literal method.
+        skip_existing: pass over cases whose output is there.
+        background_on_error: write an all-background label map for a case that failed.
+        previews: folder for preview pictures.
+        probabilities: folder for the probability maps on the ROI grid.
+    """
+
+    output: Path
+    paper: bool = False
+    skip_existing: bool = False
+    background_on_error: bool = False
+    previews: Path | None = None
+    probabilities: Path | None = None
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """All that was found in one CT; probabilities are float32 (z, y, x) on the ROI grid."""
+
+    roi: Roi
+    kidney: NDArray[np.float32]
+    tumor: NDArray[np.float32]
+    structures: Structures
+    restored: Restored
+
+
+def segment_ct(ct: Ct, cascade: Cascade, report: CaseReport, *, paper: bool) -> Segmentation:
+    """The method (paper, sections 2.1 to 2.3): a CT in, a label map on its own grid out."""
+    kidney_metadata, tumor_metadata = cascade.kidney_metadata, cascade.tumor_metadata
+    with report.timed("locate"):
+        if paper:
+            roi = place_roi(ct.hu.shape, ct.spacing_mm, kidney_metadata.roi)
+        else:
+            roi = locate_kidneys(ct.hu, ct.spacing_mm, cascade)
+    with report.timed("roi"):
+        image = extract_roi(ct.hu, roi)
+    with report.timed("kidney"):
+        kidney = cascade.kidney(image)
+    with report.timed("components"):
+        structures = segment_kidneys(kidney, kidney_metadata)
+    with report.timed("tumor"):
+        tumor = cascade.tumor(image) if structures.boxes else np.zeros_like(kidney)
+    with report.timed("restore"):
+        restored = restore(
+            kidney,
+            tumor,
+            structures,
+            roi,
+            ct.hu.shape,
+            kidney_threshold=kidney_metadata.threshold,
+            tumor_threshold=tumor_metadata.threshold,
+            nearest=paper,
+        )
+    return Segmentation(roi, kidney, tumor, structures, restored)
+
+
+def run_cases(
+    cases: Sequence[Case],
+    cascade: Cascade,
+    options: Options,
+    *,
+    done: Callable[[list[CaseReport]], None] = lambda reports: None,
+) -> list[CaseReport]:
+    """Segment all cases; none's failure costs another's result.
+
+    Args:
+        cases: what to segment.
+        cascade: the networks.
+        options: of the run.
+        done: called with all finished records whenever a case is finished.
+    """
+    finished: list[CaseReport] = []
+
+    def finish(report: CaseReport) -> None:
+        finished.append(report)
+        _log_outcome(report, len(finished), len(cases))
+        done(finished)
+
+    waiting = []
+    for case in cases:
+        report = CaseReport(case.name, str(case.source), case.output.as_posix())
+        if options.skip_existing and (options.output / case.output).exists():
+            report.status = "skipped"
+            finish(report)
+        else:
+            waiting.append((case, report))
+
+    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+
+        def read_ahead(index: int) -> Future[Ct] | None:
+            return reader.submit(_read, *waiting[index]) if index < len(waiting) else None
+
+        reading = read_ahead(0)
+        writing: Future[None] | None = None
+        for index, (case, report) in enumerate(waiting):
+            assert reading is not None
+            current, reading = reading, read_ahead(index + 1)  # starts as soon as the current one is read
+            ct, segmentation = None, None
+            try:
+                ct = current.result()
+                segmentation = segment_ct(ct, cascade, report, paper=options.paper)
+            except Exception as error:
+                _note_failure(report, error)
+            if writing is not None:
+                writing.result()  # one case behind, not more: results must not pile up in memory
+            writing = writer.submit(_write, case, report, ct, segmentation, options, finish)
+        if writing is not None:
+            writing.result()
+    return finished
+
+
+def _read(case: Case, report: CaseReport) -> Ct:
+    with report.timed("read"):
+        ct = read_ct(case.source)
+    report.warnings.extend(ct.warnings)
+    return ct
+
+
+def _write(
+    case: Case,
+    report: CaseReport,
+    ct: Ct | None,
+    segmentation: Segmentation | None,
+    options: Options,
+    finish: Callable[[CaseReport], None],
+) -> None:
+    try:
+        if ct is not None and segmentation is not None:
+            _describe(report, ct, segmentation)
+            if options.probabilities is not None:
+                _write_probabilities(options.probabilities / case.name, ct, segmentation)
+            if options.previews is not None:
+                with report.timed("preview"):
+                    write_preview(options.previews / f"{case.name}.png", ct, segmentation.restored.labels)
+            with report.timed("write"):
+                write_label_map(options.output / case.output, segmentation.restored.labels, ct.native)
+            report.status = "written"
+    except Exception as error:
+        _note_failure(report, error)
+    if report.status == "failed" and options.background_on_error:
+        _write_background(case, report, ct, options)
+    finish(report)
+
+
+def _write_background(case: Case, report: CaseReport, ct: Ct | None, options: Options) -> None:
+    """Keep a challenge submission complete although a case failed."""
+    try:
+        native = read_native_grid(case.source) if ct is None else ct.native
+        background = np.zeros(native.canonical_shape, dtype=np.uint8)
+        write_label_map(options.output / case.output, background, native)
+        report.status = "background"
+    except Exception as error:
+        log.error("%s: no background map either: %s", case.name, error)
+
+
+def _write_probabilities(folder: Path, ct: Ct, segmentation: Segmentation) -> None:
+    for stage, values in (("kidney", segmentation.kidney), ("tumor", segmentation.tumor)):
+        write_roi_volume(
+            folder.with_name(f"{folder.name}_{stage}.nii.gz"), values, segmentation.roi, ct.native
+        )
+
+
+def _describe(report: CaseReport, ct: Ct, segmentation: Segmentation) -> None:
+    """Volumes, voxel counts and what is worth a warning, of the label map that will be written."""
+    voxel_ml = float(np.prod(ct.spacing_mm)) / 1000
+    centre_x = (segmentation.roi.spec.shape_vox[2] - 1) / 2
+    for (kidney, tumor), box in zip(segmentation.restored.voxels, segmentation.structures.boxes, strict=True):
+        side = "left" if (box[2].start + box[2].stop - 1) / 2 > centre_x else "right"
+        report.structures.append(
+            {
+                "side": side,
+                "kidney_ml": round(kidney * voxel_ml, 2),
+                "tumor_ml": round(tumor * voxel_ml, 2),
+            }
+        )
+    kidneys, tumors = (sum(counts[i] for counts in segmentation.restored.voxels) for i in (0, 1))
+    report.voxels = {"kidney": kidneys, "tumor": tumors}
+    report.kidney_ml, report.tumor_ml = round(kidneys * voxel_ml, 2), round(tumors * voxel_ml, 2)
+    if not segmentation.structures.boxes:
+        report.warnings.append("no kidney found: the label map is all background")
+    for box in segmentation.structures.boxes:
+        low = segmentation.roi.to_ct_index((box[0].start - 0.5, 0, 0))[0]
+        high = segmentation.roi.to_ct_index((box[0].stop - 0.5, 0, 0))[0]
+        if low <= 0 or high >= ct.hu.shape[0] - 1:
+            report.warnings.append("a kidney reaches the first or last slice: the scan may cut it")
+            break
+
+
+def _note_failure(report: CaseReport, error: Exception) -> None:
+    if isinstance(error, CaseError):
+        report.error = str(error)
+    elif isinstance(error, OSError):
+        report.error = (
+            f"{error.filename or report.output}: {error.strerror or error}. Check the output folder"
+        )
+    else:
+        report.error = (
+            f"{report.source}: {type(error).__name__}: {error}. This is a bug: run with -v and report it"
+        )
+        log.debug("traceback of %s", report.name, exc_info=error)
+
+
+def _log_outcome(report: CaseReport, number: int, total: int) -> None:
+    for warning in report.warnings:
+        log.warning("%s: %s", report.name, warning)
+    progress = f"[{number}/{total}] {report.name}"
+    if report.status == "skipped":
+        log.info("%s skipped: %s exists", progress, report.output)
+    elif report.status == "written":
+        volumes = f"kidney {report.kidney_ml} ml, tumor {report.tumor_ml} ml"
+        log.info("%s written: %s, %.1f s", progress, volumes, sum(report.seconds.values()))
+    else:
+        written = " (all-background map written)" if report.status == "background" else ""
+        log.error("%s FAILED%s: %s", progress, written, report.error)

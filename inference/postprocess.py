@@ -1,0 +1,138 @@
+"""From probabilities on the ROI grid to a label map on the CT's grid (paper, section 2.3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from inference.preprocess import Roi, Shape
+
+KIDNEY, TUMOR = 1, 2
+MAX_STRUCTURES = 3
+MIN_STRUCTURE_MM3 = 10_000.0
+CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Structures:
+    """The structures (kidneys with their tumors) that post-processing keeps, largest first.
+
+    Attributes:
+        ids: uint8 (z, y, x), 1 for the first structure, 2 for the second …, 0 elsewhere.
+        boxes: the bounding box of each.
+        volumes_mm3: the volume of each.
+    """
+
+    ids: NDArray[np.uint8]
+    boxes: tuple[Box, ...]
+    volumes_mm3: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A label map on the CT's grid.
+
+    Attributes:
+        labels: uint8 (z, y, x) in {0, 1, 2}.
+        voxels: kidney and tumor voxels of each structure, in their order.
+    """
+
+    labels: NDArray[np.uint8]
+    voxels: tuple[tuple[int, int], ...]
+
+
+def keep_kidneys(mask: NDArray[np.bool_], voxel_mm3: float) -> Structures:
+    """At most three 26-connected structures, each larger than 10 cm³, the largest ones (paper, 2.3).
+
+    Args:
+        mask: (z, y, x), kidney ∪ tumor.
+        voxel_mm3: volume of one voxel.
+    """
+    components, _ = ndimage.label(mask, CONNECTIVITY_26)
+    boxes = ndimage.find_objects(components)
+    volumes = np.bincount(components.ravel(), minlength=len(boxes) + 1)[1:] * voxel_mm3
+    largest_first = np.argsort(-volumes, kind="stable")[:MAX_STRUCTURES]
+    kept = [int(i) for i in largest_first if volumes[i] > MIN_STRUCTURE_MM3]
+    new_id = np.zeros(len(boxes) + 1, dtype=np.uint8)
+    for rank, component in enumerate(kept, start=1):
+        new_id[component + 1] = rank
+    return Structures(
+        ids=new_id[components],
+        boxes=tuple(boxes[i] for i in kept),
+        volumes_mm3=tuple(float(volumes[i]) for i in kept),
+    )
+
+
+def restore(
+    kidney: NDArray[np.float32],
+    tumor: NDArray[np.float32],
+    structures: Structures,
+    roi: Roi,
+    ct_shape: Shape,
+    *,
+    kidney_threshold: float,
+    tumor_threshold: float,
+    nearest: bool = False,
+) -> Restored:
+    """Bring the structures from the ROI grid to the CT's own, one at a time, in their bounding boxes.
+
+    By default probabilities are interpolated linearly and thresholded on the CT's grid, which keeps the
+    surface between two ROI voxels; cost and memory follow the kidneys and not the CT. `nearest` restores
+    thresholded labels by nearest neighbour (paper, section 2.3).
+
+    Args:
+        kidney, tumor: probabilities (z, y, x) on the ROI grid. Tumor counts inside `structures` alone,
+            and wins over kidney there.
+        structures: what `keep_kidneys` kept of `kidney > kidney_threshold`.
+        roi: where the ROI grid lies in the CT.
+        ct_shape: (z, y, x) of the CT.
+        kidney_threshold, tumor_threshold: a voxel belongs to a structure above it.
+        nearest: the paper's way.
+    """
+    restored = np.zeros(ct_shape, dtype=np.uint8)
+    voxels = []
+    for rank, box in enumerate(structures.boxes, start=1):
+        inside = structures.ids == rank
+        target = _ct_box(box, roi, ct_shape)
+        if nearest:
+            is_kidney = _sample(inside, roi, target, order=0)
+            is_tumor = _sample(inside & (tumor > tumor_threshold), roi, target, order=0)
+        else:
+            # what lies above the threshold but outside this structure must not grow back at its border
+            own = np.where((kidney > kidney_threshold) & ~inside, np.float32(0), kidney)
+            is_kidney = _sample(own, roi, target, order=1) > kidney_threshold
+            # the tumor network was taught nothing outside the kidneys: at their surface its probability
+            # is averaged over the inner voxels alone, Σ(weight · inside · p) / Σ(weight · inside)
+            tumor_inside = np.where(inside, tumor, np.float32(0))
+            weight = _sample(inside.astype(np.float32), roi, target, order=1)
+            is_tumor = _sample(tumor_inside, roi, target, order=1) > tumor_threshold * weight
+        labels = restored[target]
+        labels[is_kidney] = KIDNEY
+        labels[is_kidney & is_tumor] = TUMOR
+        n_tumor = int(np.count_nonzero(is_kidney & is_tumor))
+        voxels.append((int(np.count_nonzero(is_kidney)) - n_tumor, n_tumor))
+    return Restored(restored, tuple(voxels))
+
+
+def _ct_box(box: Box, roi: Roi, ct_shape: Shape) -> Box:
+    """The CT voxels in an ROI box grown by one ROI voxel, as far as interpolation can reach."""
+    slices = []
+    for axis, side in enumerate(box):
+        start, step = roi.start_vox[axis], roi.step_vox[axis]
+        low = max(0, int(np.ceil(start + step * (side.start - 1))))
+        high = min(ct_shape[axis], int(np.floor(start + step * side.stop)) + 1)
+        slices.append(slice(low, max(low, high)))
+    return (slices[0], slices[1], slices[2])
+
+
+def _sample(values: NDArray, roi: Roi, target: Box, *, order: int) -> NDArray:
+    """ROI values at the CT voxels of `target` (order 0 nearest, 1 linear); zero beyond the ROI grid."""
+    step = 1.0 / np.asarray(roi.step_vox)
+    first = (np.asarray([side.start for side in target]) - np.asarray(roi.start_vox)) * step
+    shape = tuple(side.stop - side.start for side in target)
+    return ndimage.affine_transform(
+        values, step, offset=first, output_shape=shape, order=order, mode="grid-constant", cval=0.0
+    )

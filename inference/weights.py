@@ -1,0 +1,127 @@
+"""Weights files that describe themselves: safetensors, with the network's whole contract as metadata."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from inference.preprocess import RoiSpec
+from inference.vnet import DOWNSAMPLING, VNet
+
+Stage = Literal["kidney", "tumor"]
+FORMAT = "nested-vnet-1"
+CHECKSUMS = "SHA256SUMS"
+
+
+class WeightsError(ValueError):
+    """A weights file is missing, damaged, or not what it is asked to be."""
+
+
+@dataclass(frozen=True)
+class WeightsMetadata:
+    """All that inference needs to know of a network besides its numbers.
+
+    Attributes:
+        stage: which network of the cascade this is.
+        roi: the grid and the intensities that it was trained on.
+        base_channels: see `VNet`.
+        threshold: probability above which a voxel belongs to the structure.
+        version: of the weights, chosen by whoever trained them.
+        provenance: what it was trained on and how, in short texts.
+    """
+
+    stage: Stage
+    roi: RoiSpec = field(default_factory=RoiSpec)
+    base_channels: int = 8
+    threshold: float = 0.5
+    version: str = "0"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A loaded network in evaluation mode, its metadata, and the SHA-256 of its file."""
+
+    model: VNet
+    metadata: WeightsMetadata
+    sha256: str
+
+
+def save_weights(path: Path, model: VNet, metadata: WeightsMetadata) -> None:
+    """Write a weights file; the same model and metadata give the same bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(
+        tensors, path, metadata={"format": FORMAT, "metadata": json.dumps(asdict(metadata), sort_keys=True)}
+    )
+
+
+def load_weights(path: Path, stage: Stage) -> Weights:
+    """Read and verify one weights file.
+
+    The file's digest is compared with `SHA256SUMS` in its folder; a folder without that file (weights of
+    one's own) is taken as it is.
+
+    Raises:
+        WeightsError: missing, truncated, altered, a foreign format (a pickle, say), another architecture,
+            or the other stage's weights. The text says which, and what to do.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file. Give a folder that holds {stage}.safetensors")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    _check_digest(path, digest)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}). Copy it again") from error
+    if header.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path}: its format is {header.get('format')!r}, not {FORMAT!r}. "
+            "Use weights written by this project's training"
+        )
+    metadata = _parse_metadata(path, header["metadata"])
+    if metadata.stage != stage:
+        raise WeightsError(f"{path}: holds the {metadata.stage} network, not the {stage} network")
+    model = VNet(base_channels=metadata.base_channels)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{path}: does not fit this network ({detail})") from error
+    return Weights(model.eval().requires_grad_(requires_grad=False), metadata, digest)
+
+
+def _check_digest(path: Path, digest: str) -> None:
+    checksums = path.parent / CHECKSUMS
+    if not checksums.is_file():
+        return
+    for line in checksums.read_text().splitlines():
+        expected, _, name = line.partition("  ")
+        if name == path.name:
+            if digest != expected:
+                raise WeightsError(
+                    f"{path}: SHA-256 is {digest[:12]}…, {CHECKSUMS} says {expected[:12]}…. "
+                    "The file is damaged or replaced: copy it again, or update the checksum"
+                )
+            return
+    raise WeightsError(f"{checksums}: has no line for {path.name}")
+
+
+def _parse_metadata(path: Path, text: str) -> WeightsMetadata:
+    try:
+        raw: dict[str, Any] = json.loads(text)
+        roi = raw.pop("roi")
+        roi["shape_vox"] = tuple(roi["shape_vox"])
+        roi["window_hu"] = tuple(roi["window_hu"])
+        metadata = WeightsMetadata(roi=RoiSpec(**roi), **raw)
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: its metadata cannot be read ({error!r})") from error
+    if any(n % DOWNSAMPLING for n in metadata.roi.shape_vox):
+        raise WeightsError(f"{path}: ROI {metadata.roi.shape_vox} is no multiple of {DOWNSAMPLING} voxels")
+    return metadata
