@@ -56,7 +56,7 @@ def locate_kidneys(hu: NDArray[np.int16], spacing_mm: Vector, cascade: Cascade) 
         roi = place_roi(hu.shape, spacing_mm, spec, centre_z_vox=centre_z)
         structures = segment_kidneys(cascade.kidney(extract_roi(hu, roi)), cascade.kidney_metadata)
         for box, volume in zip(structures.boxes, structures.volumes_mm3, strict=True):
-            low, high = (roi.to_ct_index((z, 0, 0))[0] for z in (box[0].start, box[0].stop))
+            low, high = (roi.to_ct_index((z - 0.5, 0, 0))[0] for z in (box[0].start, box[0].stop))
             found.append((volume, low, high))
     if not found:
         return place_roi(hu.shape, spacing_mm, spec)

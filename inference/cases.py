@@ -1,7 +1,7 @@
 """Which cases lie under the input folder, and what their outputs are called."""
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ NAMINGS: tuple[str, ...] = get_args(Naming)
 KITS19_IMAGE = "imaging.nii.gz"
 NNUNET_CHANNEL = "_0000"
 GRAND_CHALLENGE_SLUG = "kidney-tumor-segmentation"
+DICOM_DIRECTORY = "DICOMDIR"
+"""A medium's table of contents: DICOM itself, but no image."""
 DICOM_MAGIC_OFFSET, DICOM_MAGIC = 128, b"DICM"
 
 
@@ -65,7 +67,12 @@ def find_cases(root: Path, *, naming: Naming = "auto") -> list[Case]:
                 f"{' and '.join(map(str, claimants))} would both write {output}. "
                 "Rename one, or choose another --output-naming"
             )
-    return [Case(_stem(output.as_posix()), source, output) for output, (source,) in by_output.items()]
+    stems = {output: _stem(output.as_posix()) for output in by_output}
+    uses = Counter(stems.values())  # ct.mha beside ct.nii.gz: each keeps its suffix in its name
+    return [
+        Case(stems[output] if uses[stems[output]] == 1 else output.as_posix(), source, output)
+        for output, (source,) in by_output.items()
+    ]
 
 
 def _find_sources(root: Path) -> Iterator[Path]:
@@ -78,7 +85,7 @@ def _find_sources(root: Path) -> Iterator[Path]:
             yield here / KITS19_IMAGE
         elif images:
             yield from (here / name for name in images)
-        elif any(_is_dicom(here / name) for name in visible):
+        elif any(_is_dicom(here / name) for name in visible if name != DICOM_DIRECTORY):
             yield here
 
 
@@ -94,9 +101,13 @@ def _is_dicom(path: Path) -> bool:
 def _output_name(source: Path, root: Path, naming: Naming) -> Path:
     relative = source.relative_to(root)
     is_series = source.is_dir()
-    # a KiTS19 image and a series are called after their folder
-    named_after = source.parent if source.name == KITS19_IMAGE else source
-    identity = named_after.resolve().name if is_series else _stem(named_after.name)
+    # a KiTS19 image and a series are called after their folder, whose path may end in "." or be empty
+    if is_series:
+        identity = source.resolve().name
+    elif source.name == KITS19_IMAGE:
+        identity = source.parent.resolve().name
+    else:
+        identity = _stem(source.name)
     if naming == "auto":
         naming = _layout(relative, identity, is_series=is_series)
     match naming:

@@ -92,10 +92,13 @@ def main(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         cases = find_cases(input_path, naming=output_naming)
+        _check_inputs_stay(cases, output_path)
         total = len(cases)
         cases = cases[shard[0] :: shard[1]]
         _check_writable(output_path, *(folder for folder in (previews, save_probabilities) if folder),
                         *([report_path.parent] if report_path else []))  # fmt: skip
+        if report_path is not None and report_path.is_dir():
+            raise UsageError(f"{report_path}: is a folder. Name a file for --report")
         cascade, run = _load(weights_path, device, threads)
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
@@ -115,8 +118,10 @@ def main(
     run["options"] = {"paper": paper, "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
     reports = _run_with_progress(cases, cascade, options, report_path, run)
     failed = sum(report.status in ("failed", "background") for report in reports)
+    is_reported = report_path is None or _is_reported(report_path, reports, run)
     if failed:
         log.error("%d of %d cases failed; see above", failed, len(reports))
+    if failed or not is_reported:
         sys.exit(EXIT_SOME_FAILED)
 
 
@@ -131,12 +136,19 @@ def _run_with_progress(
         def done(reports: list[CaseReport]) -> None:
             progress.update()
             if report_path is not None:
-                write_report(report_path, reports, run)
+                _is_reported(report_path, reports, run)
 
-        reports = run_cases(cases, cascade, options, done=done)
-    if report_path is not None:
-        write_report(report_path, reports, run)
-    return reports
+        return run_cases(cases, cascade, options, done=done)
+
+
+def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
+    """Whether the report could be written: if not, that is no reason to stop."""
+    try:
+        write_report(path, reports, run)
+    except OSError as error:
+        log.error("%s: report not written (%s). Check its folder", path, error.strerror)
+        return False
+    return True
 
 
 def _load(weights_path: Path | None, device_name: str, threads: int | None) -> tuple[Cascade, dict]:
@@ -164,6 +176,14 @@ def _load(weights_path: Path | None, device_name: str, threads: int | None) -> t
         "tumor": {"version": tumor.metadata.version, "sha256": tumor.sha256},
     }
     return cascade, {"device": str(device), "threads": torch.get_num_threads(), "weights": weights}
+
+
+def _check_inputs_stay(cases: list[Case], output: Path) -> None:
+    """Where names stay the same, a label map written into the input folder would replace its CT."""
+    sources = {case.source.resolve() for case in cases}
+    for case in cases:
+        if (output / case.output).resolve() in sources:
+            raise UsageError(f"{output / case.output}: would replace an input. Choose another --output")
 
 
 def _check_writable(*folders: Path) -> None:

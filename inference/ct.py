@@ -4,6 +4,7 @@ The only module that knows orientation: from `read_ct` to `write_label_map` ever
 z to superior, y to posterior and x to the patient's left (LPS). Oblique axes go to the nearest of these.
 """
 
+import gzip
 import math
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from nibabel.orientations import (
     io_orientation,
     ornt_transform,
 )
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from inference.preprocess import Roi, Shape, Vector
@@ -44,6 +46,11 @@ MAX_DEFLATE_RATIO = 1032
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 20.0
 MAX_SHEAR_COSINE = 0.02
 """Axes further than this from right angles (1.1°) are sheared: resampling along them would bend anatomy."""
+MAX_UNEVEN_STEP = 0.1
+"""Distances between DICOM slices that differ by more than this part of a slice are worth a warning."""
+DICOM_POSITION = "0020|0032"
+BAD_FILE_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, RuntimeError)
+"""What nibabel, zlib and SimpleITK (a RuntimeError, always) raise for a file that they cannot read."""
 
 
 class CaseError(ValueError):
@@ -116,7 +123,8 @@ def read_ct(path: Path) -> Ct:
     """
     with _reading(path):
         if path.is_dir():
-            return _read_sitk(path, _load_dicom_series(path))
+            image, warnings = _load_dicom_series(path)
+            return _read_sitk(path, image, warnings)
         if path.name.endswith(NIFTI_SUFFIXES):
             return _read_nifti(path)
         return _read_sitk(path, sitk.ReadImage(str(path)))
@@ -182,8 +190,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except CaseError:
         raise
-    except (ImageFileError, OSError, EOFError, zlib.error, ValueError, RuntimeError) as error:
-        # RuntimeError is SimpleITK's only exception type
+    except BAD_FILE_ERRORS as error:
         raise CaseError(
             f"{path}: cannot be read ({_one_line(error)}). Check or copy the file again"
         ) from error
@@ -205,7 +212,16 @@ def _staged(path: Path) -> Iterator[Path]:
 
 
 def _read_nifti(path: Path) -> Ct:
-    image: Any = nib.load(path, keep_file_open=True)
+    is_gzip = path.name.endswith(".gz")
+    nifti: Any = type(nib.load(path))  # NIfTI-1 or NIfTI-2
+    with gzip.open(path) if is_gzip else path.open("rb") as file:
+        ct = _read_nifti_stream(path, nifti.from_stream(file))
+        while is_gzip and file.read(READ_AHEAD_BYTES):
+            pass  # gzip compares its checksum only once the end of the stream has been read
+    return ct
+
+
+def _read_nifti_stream(path: Path, image: Any) -> Ct:
     native = _nifti_grid(path, image)
     voxel_type = image.header.get_data_dtype()
     if voxel_type.kind not in "iuf":
@@ -235,16 +251,35 @@ def _nifti_grid(path: Path, image: Any) -> NativeGrid:
     return NativeGrid(_checked_shape(path, shape), _checked_affine(path, image.affine), image.header.copy())
 
 
-def _load_dicom_series(folder: Path) -> sitk.Image:
+def _load_dicom_series(folder: Path) -> tuple[sitk.Image, tuple[str, ...]]:
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         raise CaseError(f"{folder}: holds {len(series)} DICOM series, not one. Put one CT series in a folder")
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    return reader.Execute()
+    files = reader.GetGDCMSeriesFileNames(str(folder), series[0])
+    reader.SetFileNames(files)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    image = reader.Execute()
+    return image, _gap_warnings(reader, len(files))
 
 
-def _read_sitk(path: Path, image: sitk.Image) -> Ct:
+def _gap_warnings(reader: sitk.ImageSeriesReader, n_files: int) -> tuple[str, ...]:
+    """ITK takes the slices of a series as evenly spaced, whatever their positions say."""
+    positions = [
+        [float(number) for number in reader.GetMetaData(k, DICOM_POSITION).split("\\")]
+        for k in range(n_files)
+        if reader.HasMetaDataKey(k, DICOM_POSITION)
+    ]
+    steps_mm = np.linalg.norm(np.diff(positions, axis=0), axis=1) if len(positions) > 1 else np.ones(1)
+    if np.ptp(steps_mm) <= MAX_UNEVEN_STEP * np.median(steps_mm):
+        return ()
+    return (
+        f"slices lie {steps_mm.min():g} to {steps_mm.max():g} mm apart: some may be missing, "
+        "and positions and volumes are wrong there",
+    )
+
+
+def _read_sitk(path: Path, image: sitk.Image, warnings: tuple[str, ...] = ()) -> Ct:
     components = image.GetNumberOfComponentsPerPixel()
     if components != 1 or image.GetDimension() not in (3, 4):
         raise CaseError(
@@ -259,7 +294,7 @@ def _read_sitk(path: Path, image: sitk.Image) -> Ct:
     native = _sitk_grid(path, image)
     canonical, stored = _allocate(native)
     not_finite = _convert_to_int16(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0), stored)
-    return Ct(canonical, native, _warnings(canonical, not_finite))
+    return Ct(canonical, native, (*warnings, *_warnings(canonical, not_finite)))
 
 
 def _sitk_grid(path: Path, image: Any) -> NativeGrid:

@@ -226,8 +226,9 @@ def _note_failure(report: CaseReport, error: Exception) -> None:
             f"{error.filename or report.output}: {error.strerror or error}. Check the output folder"
         )
     else:
+        text = " ".join(str(error).split())  # PyTorch's errors run over many lines
         report.error = (
-            f"{report.source}: {type(error).__name__}: {error}. This is a bug: run with -v and report it"
+            f"{report.source}: {type(error).__name__}: {text}. This is a bug: run with -v and report it"
         )
         log.debug("traceback of %s", report.name, exc_info=error)
 

@@ -85,7 +85,7 @@ def load_weights(path: Path, stage: Stage) -> Weights:
             f"{path}: its format is {header.get('format')!r}, not {FORMAT!r}. "
             "Use weights written by this project's training"
         )
-    metadata = _parse_metadata(path, header["metadata"])
+    metadata = _parse_metadata(path, header.get("metadata", ""))
     if metadata.stage != stage:
         raise WeightsError(f"{path}: holds the {metadata.stage} network, not the {stage} network")
     model = VNet(base_channels=metadata.base_channels)
@@ -120,8 +120,22 @@ def _parse_metadata(path: Path, text: str) -> WeightsMetadata:
         roi["shape_vox"] = tuple(roi["shape_vox"])
         roi["window_hu"] = tuple(roi["window_hu"])
         metadata = WeightsMetadata(roi=RoiSpec(**roi), **raw)
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: its metadata cannot be read ({error!r})") from error
-    if any(n % DOWNSAMPLING for n in metadata.roi.shape_vox):
-        raise WeightsError(f"{path}: ROI {metadata.roi.shape_vox} is no multiple of {DOWNSAMPLING} voxels")
+        _check_metadata(metadata)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: its metadata cannot be used ({error!r}). Copy the file again") from error
     return metadata
+
+
+def _check_metadata(metadata: WeightsMetadata) -> None:
+    """Whatever JSON a foreign or damaged file holds, only a contract that makes sense gets further."""
+    roi = metadata.roi
+    depth, height, width = roi.shape_vox
+    low_hu, high_hu = roi.window_hu
+    if any(not isinstance(n, int) or n < 1 or n % DOWNSAMPLING for n in (depth, height, width)):
+        raise ValueError(f"ROI {roi.shape_vox} is no multiple of {DOWNSAMPLING} voxels")
+    if roi.normalisation not in ("window", "minmax"):
+        raise ValueError(f"normalisation is {roi.normalisation!r}")
+    if not (roi.spacing_mm > 0 and low_hu < high_hu and 0 <= metadata.threshold < 1):
+        raise ValueError(f"{roi.spacing_mm} mm, {roi.window_hu} HU, threshold {metadata.threshold}")
+    if not isinstance(metadata.base_channels, int) or metadata.base_channels < 1:
+        raise ValueError(f"base_channels is {metadata.base_channels!r}")

@@ -1,0 +1,85 @@
+"""What the pipeline's own geometry costs: the score of a perfect network.
+
+    python -m benchmarks.geometry LABELS [--every 7]
+
+LABELS is a folder in KiTS19's layout (`case_00000/segmentation.nii.gz` …). The reference label map takes the
+place of both networks' probabilities on the ROI grid, once "soft" (the share of kidney or tumor that linear
+interpolation gives an ROI voxel, what a perfectly calibrated network would say) and once "hard" (0 or 1).
+All that is lost between that and the label map on the CT's grid is lost by crop, resampling, components and
+restore. Scans longer than the ROI are counted apart, with the paper's centre crop and with ours.
+"""
+
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.cascade import Cascade, locate_kidneys, segment_kidneys
+from inference.ct import read_ct
+from inference.postprocess import restore
+from inference.preprocess import RoiSpec, place_roi, resample
+from inference.weights import WeightsMetadata
+
+KIDNEY = WeightsMetadata(stage="kidney", roi=RoiSpec(window_hu=(0.0, 1.0)))  # masks stand in for HU
+TUMOR = WeightsMetadata(stage="tumor", roi=KIDNEY.roi)
+PERFECT = Cascade(lambda roi: roi, lambda roi: roi, KIDNEY, TUMOR)
+
+
+def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Dice similarity of two masks; two empty masks are equal (1)."""
+    total = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2 * np.count_nonzero(a & b) / total if total else 1.0
+
+
+def score(path: Path, *, paper: bool, hard: bool) -> tuple[float, float, bool]:
+    """Kidney and tumor Dice of a perfect network on one label map, and whether it is longer than the ROI."""
+    reference = read_ct(path)
+    labels, spacing_mm = reference.hu, reference.spacing_mm
+    organ, mass = (labels > 0).astype(np.int16), (labels == 2).astype(np.int16)
+    if paper:
+        roi = place_roi(labels.shape, spacing_mm, KIDNEY.roi)
+    else:
+        roi = locate_kidneys(organ, spacing_mm, PERFECT)
+    kidney, tumor = (np.nan_to_num(resample(mask, roi)) for mask in (organ, mass))
+    if hard:
+        kidney, tumor = ((p > 0.5).astype(np.float32) for p in (kidney, tumor))
+    restored = restore(
+        kidney,
+        tumor,
+        segment_kidneys(kidney, KIDNEY),
+        roi,
+        labels.shape,
+        kidney_threshold=KIDNEY.threshold,
+        tumor_threshold=TUMOR.threshold,
+        nearest=paper,
+    ).labels
+    is_long = labels.shape[0] * spacing_mm[0] > KIDNEY.roi.extent_mm[0]
+    return dice(restored > 0, labels > 0), dice(restored == 2, labels == 2), is_long
+
+
+@click.command()
+@click.argument("labels", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--every", default=7, show_default=True, help="Use case numbers divisible by this.")
+def main(labels: Path, every: int) -> None:
+    """Print kidney and tumor Dice (mean, worst) of a perfect network for every way of restoring."""
+    paths = [
+        p for p in sorted(labels.glob("case_*/segmentation.nii.gz")) if int(p.parent.name[5:]) % every == 0
+    ]
+    click.echo(f"{len(paths)} label maps")
+    click.echo(f"{'way':<28}{'kidney mean':>12}{'worst':>8}{'tumor mean':>12}{'worst':>8}{'long scans':>24}")
+    for paper, name in ((False, "default (interpolated)"), (True, "--paper (nearest)")):
+        for hard in (False, True):
+            scores = np.array([score(path, paper=paper, hard=hard) for path in paths])
+            (kidney, tumor), long = scores[:, :2].T, scores[:, 2] > 0
+            means = f"{kidney.mean():>12.4f}{kidney.min():>8.3f}{tumor.mean():>12.4f}{tumor.min():>8.3f}"
+            of_long = (
+                f"{long.sum()}: {kidney[long].mean():.3f} / {tumor[long].mean():.3f}"
+                if long.any()
+                else "none"
+            )
+            click.echo(f"{name + (', hard' if hard else ', soft'):<28}{means}{of_long:>24}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The ROI follows the kidneys where a CT is longer than the ROI."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from inference.cascade import (
+    TILE_OVERLAP,
+    Cascade,
+    _tiles_along_z,
+    locate_kidneys,
+    segment_kidneys,
+    voxel_mm3,
+)
+from inference.preprocess import RoiSpec, place_roi
+from tests.helpers import metadata
+
+SPEC = RoiSpec((16, 16, 16), 4.0, window_hu=(0.0, 1.0))
+SPACING_MM = (4.0, 4.0, 4.0)
+"""The ROI's own spacing: one ROI voxel is one CT voxel, and tiles start at whole slices."""
+
+
+class Recorder:
+    """A network that takes the ROI itself for its answer, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        """Nothing shown yet."""
+        self.shown: list[NDArray[np.float32]] = []
+
+    def __call__(self, roi: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability = intensity."""
+        self.shown.append(roi)
+        return roi
+
+
+def cascade_of(network: Recorder) -> Cascade:
+    return Cascade(network, network, metadata("kidney", SPEC), metadata("tumor", SPEC))
+
+
+def scan(n_slices: int, *kidneys: tuple[int, int, int]) -> NDArray[np.int16]:
+    """(z, y, x) zeros with blocks of ones, each (first slice, last slice + 1, width in voxels)."""
+    hu = np.zeros((n_slices, 16, 16), dtype=np.int16)
+    for first, end, width in kidneys:
+        hu[first:end, 2 : 2 + width, 3 : 3 + width] = 1
+    return hu
+
+
+@given(
+    n_slices=st.integers(2, 1100),
+    spacing_mm=st.floats(0.5, 5.0),
+    side=st.sampled_from([32, 96, 168]),
+)
+def test_tiles_cover_every_slice_with_enough_overlap(n_slices: int, spacing_mm: float, side: int) -> None:
+    spec = RoiSpec((side, 168, 168), 2.0)
+    centres = np.array(_tiles_along_z(n_slices, (spacing_mm, 1.0, 1.0), spec))
+    length = side * 2.0 / spacing_mm
+    first_edge, last_edge = centres[0] - length / 2, centres[-1] + length / 2
+    assert first_edge <= -0.5 + 1e-6
+    assert last_edge >= n_slices - 0.5 - 1e-6
+    if n_slices > length:
+        assert (first_edge, last_edge) == pytest.approx(
+            (-0.5, n_slices - 0.5)
+        )  # no slice of theirs is padding
+        most = 0.75 * length  # from one tile's centre to the next
+        assert (np.diff(centres) <= most + 1e-6).all()
+        assert (
+            (n_slices - length) / (len(centres) - 2) > most if len(centres) > 2 else True
+        )  # and no tile more
+    else:
+        assert centres.tolist() == [(n_slices - 1) / 2]
+    assert TILE_OVERLAP == 0.25
+
+
+@pytest.mark.parametrize("n_slices", [7, 16])
+def test_short_ct_is_the_centre_crop_and_costs_no_network(n_slices: int) -> None:
+    network = Recorder()
+    hu = scan(n_slices, (0, 3, 10))
+    assert locate_kidneys(hu, SPACING_MM, cascade_of(network)) == place_roi(hu.shape, SPACING_MM, SPEC)
+    assert network.shown == []
+
+
+@pytest.mark.parametrize(("first", "end"), [(3, 9), (27, 35), (40, 48), (51, 59)])
+def test_kidneys_anywhere_in_a_long_ct_are_centred_on(first: int, end: int) -> None:
+    hu = scan(60, (first, end, 6))  # 288 voxels of 64 mm³: 18 cm³
+    network = Recorder()
+    roi = locate_kidneys(hu, SPACING_MM, cascade_of(network))
+    centre = roi.start_vox[0] + roi.step_vox[0] * (16 - 1) / 2
+    assert centre == pytest.approx((first + end - 1) / 2)
+    assert len(network.shown) == 5  # 60 slices, 16 a tile, at most 12 from one to the next
+    assert roi.start_vox[1:] == place_roi(hu.shape, SPACING_MM, SPEC).start_vox[1:]
+
+
+def test_both_kidneys_at_unlike_heights_are_taken_in() -> None:
+    hu = scan(60, (40, 46, 6))
+    hu[45:53, 9:15, 10:16] = 1
+    roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()))
+    assert roi.start_vox[0] + 7.5 == pytest.approx((40 + 52) / 2)
+
+
+def test_what_does_not_fit_beside_the_largest_is_left_out() -> None:
+    hu = scan(60, (4, 12, 7), (50, 56, 6))
+    roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()))
+    assert roi.start_vox[0] + 7.5 == pytest.approx((4 + 11) / 2)
+
+
+def test_nothing_found_is_the_centre_crop() -> None:
+    hu = scan(60, (40, 42, 6))  # 72 voxels of 64 mm³: 4.6 cm³, too small for a kidney
+    roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()))
+    assert roi == place_roi(hu.shape, SPACING_MM, SPEC)
+
+
+def test_kidneys_are_above_the_threshold_of_the_weights() -> None:
+    probability = np.full((16, 16, 16), 0.3, dtype=np.float32)
+    assert voxel_mm3(SPEC) == 64.0
+    above = segment_kidneys(probability, metadata("kidney", SPEC, threshold=0.29))
+    assert above.volumes_mm3 == (16**3 * 64.0,)
+    assert segment_kidneys(probability, metadata("kidney", SPEC, threshold=0.31)).volumes_mm3 == ()

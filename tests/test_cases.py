@@ -1,0 +1,190 @@
+"""Which CTs are found under a folder, and what their label maps are called."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from inference.cases import NAMINGS, Case, Naming, UsageError, find_cases
+
+DICOM_HEAD = bytes(128) + b"DICM"
+
+
+def make(root: Path, names: Iterable[str]) -> Path:
+    """Files of these names; DICOM by its magic where the name ends in .dcm or is DICOMDIR."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(DICOM_HEAD if name.endswith((".dcm", "DICOMDIR")) else b"x")
+    return root
+
+
+def outputs(cases: list[Case], root: Path) -> dict[str, str]:
+    """Source → output, both relative."""
+    return {case.source.relative_to(root).as_posix(): case.output.as_posix() for case in cases}
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("case_00210/imaging.nii.gz", "prediction_00210.nii.gz"),  # KiTS19
+        ("deep/er/case_00210/imaging.nii.gz", "prediction_00210.nii.gz"),
+        ("patient7/imaging.nii.gz", "prediction_patient7.nii.gz"),
+        ("case_00210.nii.gz", "case_00210.nii.gz"),  # KiTS21, KiTS23
+        ("anything.nii", "anything.nii"),
+        ("scan.mha", "scan.mha"),
+        ("scan.mhd", "scan.mhd"),
+        ("scan.nrrd", "scan.nrrd"),
+        ("ward/a.b.c.nii.gz", "ward/a.b.c.nii.gz"),
+        ("case_00210_0000.nii.gz", "case_00210.nii.gz"),  # nnU-Net
+        ("imagesTs/case_00210_0000.nii.gz", "case_00210.nii.gz"),
+        ("images/ct/1b2c.mha", "images/kidney-tumor-segmentation/1b2c.mha"),  # Grand Challenge
+    ],
+)
+def test_layouts_and_their_names(tmp_path: Path, source: str, output: str) -> None:
+    assert outputs(find_cases(make(tmp_path, [source])), tmp_path) == {source: output}
+
+
+FORCED = {
+    "kits19": {
+        "case_00210/imaging.nii.gz": "prediction_00210.nii.gz",
+        "case_00211.nii.gz": "prediction_00211.nii.gz",
+        "case_00212_0000.nii.gz": "prediction_00212.nii.gz",
+        "images/ct/1b2c.mha": "prediction_1b2c.nii.gz",
+        "series": "prediction_series.nii.gz",
+    },
+    "same": {
+        "case_00210/imaging.nii.gz": "case_00210/imaging.nii.gz",
+        "case_00211.nii.gz": "case_00211.nii.gz",
+        "case_00212_0000.nii.gz": "case_00212_0000.nii.gz",
+        "images/ct/1b2c.mha": "images/ct/1b2c.mha",
+        "series": "series.nii.gz",
+    },
+    "nnunet": {
+        "case_00210/imaging.nii.gz": "case_00210.nii.gz",
+        "case_00211.nii.gz": "case_00211.nii.gz",
+        "case_00212_0000.nii.gz": "case_00212.nii.gz",
+        "images/ct/1b2c.mha": "1b2c.nii.gz",
+        "series": "series.nii.gz",
+    },
+    "grand-challenge": {
+        "case_00210/imaging.nii.gz": "images/kidney-tumor-segmentation/case_00210.mha",
+        "case_00211.nii.gz": "images/kidney-tumor-segmentation/case_00211.mha",
+        "case_00212_0000.nii.gz": "images/kidney-tumor-segmentation/case_00212_0000.mha",
+        "images/ct/1b2c.mha": "images/kidney-tumor-segmentation/1b2c.mha",
+        "series": "images/kidney-tumor-segmentation/series.mha",
+    },
+}
+
+
+@pytest.mark.parametrize("naming", FORCED)
+def test_forced_naming_holds_for_every_layout(tmp_path: Path, naming: Naming) -> None:
+    names = [name if "." in name else f"{name}/1.dcm" for name in FORCED[naming]]
+    assert outputs(find_cases(make(tmp_path, names), naming=naming), tmp_path) == FORCED[naming]
+
+
+def test_every_naming_is_tested() -> None:
+    assert set(FORCED) | {"auto"} == set(NAMINGS)
+
+
+def test_dicom_folder_is_one_case(tmp_path: Path) -> None:
+    root = make(
+        tmp_path, ["patients/ann/1.dcm", "patients/ann/2.dcm", "patients/ann/README", "patients/bob/x.dcm"]
+    )
+    assert outputs(find_cases(root), root) == {
+        "patients/ann": "patients/ann.nii.gz",
+        "patients/bob": "patients/bob.nii.gz",
+    }
+
+
+def test_a_series_folder_keeps_its_name_even_where_it_looks_like_nnunet(tmp_path: Path) -> None:
+    root = make(tmp_path, ["ann_0000/1.dcm", "other/1.dcm"])
+    assert outputs(find_cases(root), root)["ann_0000"] == "ann_0000.nii.gz"
+
+
+def test_dicom_is_known_by_its_magic_not_its_name(tmp_path: Path) -> None:
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "IM0001").write_bytes(DICOM_HEAD)
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "not.dcm.txt").write_bytes(b"DICM" + bytes(400))
+    assert outputs(find_cases(tmp_path), tmp_path) == {"series": "series.nii.gz"}
+
+
+def test_a_mediums_table_of_contents_is_no_series(tmp_path: Path) -> None:
+    root = make(tmp_path, ["DICOMDIR", "DICOM/S1/1.dcm"])
+    assert outputs(find_cases(root), root) == {"DICOM/S1": "DICOM/S1.nii.gz"}
+
+
+def test_input_folder_that_is_itself_a_series_or_a_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a relative path, in which the folder's own name does not occur."""
+    series, kits = make(tmp_path / "ann", ["1.dcm"]), make(tmp_path / "case_00007", ["imaging.nii.gz"])
+    for root, output in ((series, "ann.nii.gz"), (kits, "prediction_00007.nii.gz")):
+        assert [case.output.as_posix() for case in find_cases(root)] == [output]
+        monkeypatch.chdir(root)
+        assert [case.output.as_posix() for case in find_cases(Path())] == [output]
+    assert find_cases(Path("imaging.nii.gz"))[0].output == Path("prediction_00007.nii.gz")
+
+
+def test_single_file(tmp_path: Path) -> None:
+    root = make(tmp_path, ["a.nii.gz", "b.nii.gz", "case_00003/imaging.nii.gz", "readme.txt"])
+    assert find_cases(root / "b.nii.gz") == [Case("b", root / "b.nii.gz", Path("b.nii.gz"))]
+    kits = root / "case_00003" / "imaging.nii.gz"
+    assert find_cases(kits) == [Case("prediction_00003", kits, Path("prediction_00003.nii.gz"))]
+    with pytest.raises(UsageError, match=r"readme\.txt: no CT found"):
+        find_cases(root / "readme.txt")
+
+
+def test_reference_label_map_beside_a_kits19_image_is_no_input(tmp_path: Path) -> None:
+    root = make(tmp_path, ["case_1/imaging.nii.gz", "case_1/segmentation.nii.gz", "case_1/extra.mha"])
+    assert outputs(find_cases(root), root) == {"case_1/imaging.nii.gz": "prediction_1.nii.gz"}
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    root = make(tmp_path, [".a.nii.gz", ".partial-x/b.nii.gz", "._case.nii.gz", "dicom/.1.dcm", "c.nii.gz"])
+    assert outputs(find_cases(root), root) == {"c.nii.gz": "c.nii.gz"}
+
+
+def test_cases_come_sorted_and_with_names_of_their_own(tmp_path: Path) -> None:
+    root = make(tmp_path, ["b/ct.nii.gz", "a/ct.mha", "a/ct.nii.gz", "c.nii", "a/z.nrrd"])
+    cases = find_cases(root)
+    assert [case.source.relative_to(root).as_posix() for case in cases] == [
+        "c.nii",
+        "a/ct.mha",
+        "a/ct.nii.gz",
+        "a/z.nrrd",
+        "b/ct.nii.gz",
+    ]
+    assert [case.name for case in cases] == ["c", "a/ct.mha", "a/ct.nii.gz", "a/z", "b/ct"]
+    assert find_cases(root) == cases
+
+
+@pytest.mark.parametrize(
+    ("names", "naming", "clash"),
+    [
+        (["site1/case_1/imaging.nii.gz", "site2/case_1/imaging.nii.gz"], "auto", "prediction_1.nii.gz"),
+        (["case_1.nii.gz", "case_1_0000.nii.gz"], "auto", "case_1.nii.gz"),
+        (["a/x.nii.gz", "b/x.nii.gz"], "nnunet", "x.nii.gz"),
+        (["a.mha", "a.nrrd"], "kits19", "prediction_a.nii.gz"),
+        (["series/1.dcm", "series.nii.gz"], "auto", "series.nii.gz"),
+    ],
+)
+def test_two_inputs_for_one_output_is_an_error_that_names_all_three(
+    tmp_path: Path, names: list[str], naming: Naming, clash: str
+) -> None:
+    root = make(tmp_path, [*names, "innocent.nii"])
+    with pytest.raises(UsageError, match="would both write") as caught:
+        find_cases(root, naming=naming)
+    message = str(caught.value)
+    sources = [name.removesuffix("/1.dcm") for name in names]
+    assert all(str(root / source) in message for source in sources)
+    assert f" {clash}. " in message
+    assert "innocent" not in message
+
+
+def test_nothing_found_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="absent: no such input"):
+        find_cases(tmp_path / "absent")
+    with pytest.raises(UsageError, match=r"no CT found \(\.nii, \.nii\.gz, \.mha, \.mhd, \.nrrd"):
+        find_cases(make(tmp_path, ["notes.txt", "image.png", "sub/a.raw"]))

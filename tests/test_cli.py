@@ -1,0 +1,514 @@
+"""The command: exit codes, what it says where, and every option."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from inference import cli, pipeline
+from inference.preprocess import RoiSpec
+from inference.preview import COLOURS
+from inference.weights import load_weights, save_weights
+from tests.helpers import (
+    ABDOMEN_SPACING_MM,
+    KIDNEY_HU,
+    abdomen,
+    canonical_affine,
+    files_under,
+    load_nifti,
+    metadata,
+    save_abdomens,
+    save_dicom_series,
+    save_nifti,
+    save_sitk,
+    threshold_vnet,
+    truncate,
+    write_weights,
+)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+VOXEL_ML = float(np.prod(ABDOMEN_SPACING_MM)) / 1000
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(weights_folder: Path, _untouched_process: None) -> Run:
+    """The command in this process, with the threshold networks unless told otherwise."""
+
+    def invoke(*arguments: object) -> Result:
+        words = [str(argument) for argument in arguments]
+        if "--weights" not in words:
+            words += ["--weights", str(weights_folder)]
+        result = CliRunner().invoke(cli.main, words)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert result.stdout == "" or "--help" in words
+        return result
+
+    return invoke
+
+
+def process(
+    *arguments: object, program: tuple[str, ...] = ("-m", "inference"), **options: Any
+) -> subprocess.Popen:
+    """The command as its users start it, with nothing of their environment but the path."""
+    return subprocess.Popen(
+        [sys.executable, *program, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- exit codes
+
+
+def test_every_case_written_is_0(run: Run, tmp_path: Path) -> None:
+    """All formats and layouts in one go."""
+    hu, affine = abdomen(), canonical_affine(ABDOMEN_SPACING_MM)
+    root = tmp_path / "in"
+    save_nifti(root / "case_00210" / "imaging.nii.gz", hu.astype(np.float64), affine)
+    save_nifti(root / "flat.nii", hu, affine)
+    save_nifti(root / "case_7_0000.nii.gz", hu, affine)
+    save_sitk(root / "scan.nrrd", hu, ABDOMEN_SPACING_MM)
+    save_sitk(root / "images" / "ct" / "uuid.mha", hu, ABDOMEN_SPACING_MM)
+    save_dicom_series(root / "ann", hu, spacing_mm=ABDOMEN_SPACING_MM)
+    result = run("--input", root, "--output", tmp_path / "out", "--report", tmp_path / "r.json")
+    assert result.exit_code == 0, result.stderr
+    assert [name for name in files_under(tmp_path / "out") if (tmp_path / "out" / name).is_file()] == [
+        "ann.nii.gz",
+        "case_7.nii.gz",
+        "flat.nii",
+        "images/kidney-tumor-segmentation/uuid.mha",
+        "prediction_00210.nii.gz",
+        "scan.nrrd",
+    ]
+    cases = json.loads((tmp_path / "r.json").read_text())["cases"]
+    assert len(cases) == 6
+    for case in cases:  # the same CT, whatever it came in
+        assert case["voxels"] == cases[0]["voxels"]
+        assert case["warnings"] == []
+    lines = result.stderr.splitlines()
+    assert sum("written: kidney" in line for line in lines) == 6
+    assert lines[0].startswith("INFO    6 of 6 cases, device ")
+
+
+def test_some_case_failed_is_1_and_names_it(run: Run, tmp_path: Path) -> None:
+    bad = truncate(save_abdomens(tmp_path / "in", 3)[1])
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert files_under(tmp_path / "out") == ["ct_0.nii.gz", "ct_2.nii.gz"]
+    (line,) = [line for line in result.stderr.splitlines() if "FAILED" in line]
+    assert line.startswith("ERROR   ")
+    assert f"{bad}: cannot be read" in line
+    assert "Check or copy the file again" in line
+    assert result.stderr.splitlines()[-1] == "ERROR   1 of 3 cases failed; see above"
+    assert "Traceback" not in result.stderr
+
+
+def _other_roi(folder: Path) -> Path:
+    write_weights(folder)
+    other = metadata("tumor", RoiSpec((32, 32, 32), 3.0))
+    save_weights(folder / "tumor.safetensors", threshold_vnet(0.8), other)
+    return folder
+
+
+def _swapped(folder: Path) -> Path:
+    write_weights(folder)
+    (folder / "kidney.safetensors").write_bytes((folder / "tumor.safetensors").read_bytes())
+    return folder
+
+
+def _damaged(folder: Path) -> Path:
+    write_weights(folder)
+    digest = load_weights(folder / "kidney.safetensors", "kidney").sha256
+    (folder / "SHA256SUMS").write_text(f"{digest}  kidney.safetensors\n{digest}  tumor.safetensors\n")
+    return folder
+
+
+def _file(path: Path) -> Path:
+    path.write_bytes(b"a file where a folder should be")
+    return path
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+WRONG_USAGE: dict[str, tuple[Callable[[Path], list[object]], str]] = {
+    "no such input": (lambda t: ["--input", t / "absent"], "absent: no such input"),
+    "nothing in it": (lambda t: ["--input", _empty(t / "empty")], "empty: no CT found"),
+    "two for one output": (
+        lambda t: [
+            "--input",
+            save_abdomens(t / "in" / "more", 1)[0].parent.parent,
+            "--output-naming",
+            "nnunet",
+        ],
+        "would both write ct_0.nii.gz",
+    ),
+    "output is a file": (lambda t: ["--output", _file(t / "file")], "file: cannot be made (File exists)"),
+    "output below a file": (
+        lambda t: ["--output", _file(t / "file") / "o"],
+        "cannot be made (Not a directory)",
+    ),
+    "output is the input": (lambda t: ["--output", t / "in"], "ct_0.nii.gz: would replace an input"),
+    "previews is a file": (lambda t: ["--previews", _file(t / "file")], "file: cannot be made"),
+    "probabilities is a file": (
+        lambda t: ["--save-probabilities", _file(t / "file")],
+        "file: cannot be made",
+    ),
+    "report below a file": (lambda t: ["--report", _file(t / "file") / "r.json"], "file: cannot be made"),
+    "report is a folder": (lambda t: ["--report", _empty(t / "folder")], "folder: is a folder"),
+    "no weights": (lambda t: ["--weights", _empty(t / "none")], "kidney.safetensors: no such weights file"),
+    "weights of two grids": (lambda t: ["--weights", _other_roi(t / "w")], "different grids or intensities"),
+    "weights swapped": (
+        lambda t: ["--weights", _swapped(t / "w")],
+        "holds the tumor network, not the kidney",
+    ),
+    "weights damaged": (lambda t: ["--weights", _damaged(t / "w")], "tumor.safetensors: SHA-256 is"),
+    "no such device": (lambda t: ["--device", "tpu"], "--device tpu: no such device"),
+    "no such GPU": (lambda t: ["--device", "cuda:99"], "--device cuda:99: this process sees"),
+    "shard without a slash": (lambda t: ["--shard", "3"], "'3' is not I/N with I from 0 to N-1"),
+    "shard beyond the last": (lambda t: ["--shard", "2/2"], "'2/2' is not I/N"),
+    "negative shard": (lambda t: ["--shard", "-1/2"], "'-1/2' is not I/N"),
+    "shard of none": (lambda t: ["--shard", "0/0"], "'0/0' is not I/N"),
+    "no threads": (lambda t: ["--threads", "0"], "0 is not in the range x>=1"),
+    "unknown naming": (lambda t: ["--output-naming", "mine"], "'mine' is not one of"),
+    "unknown on-error": (lambda t: ["--on-error", "panic"], "'panic' is not one of"),
+    "unknown option": (lambda t: ["--fast"], "No such option"),
+    "stray argument": (lambda t: ["ct.nii"], "unexpected extra argument"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_USAGE)
+def test_wrong_usage_is_2_and_said_before_any_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    make, expected = WRONG_USAGE[kind]
+    source = save_abdomens(tmp_path / "in", 1)[0]
+    before = source.read_bytes()
+    started: list[int] = []
+    monkeypatch.setattr(cli, "run_cases", lambda *arguments, **keywords: started.append(1))
+    arguments = make(tmp_path)
+    for option, value in (("--input", tmp_path / "in"), ("--output", tmp_path / "out")):
+        if option not in arguments:
+            arguments += [option, value]
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert expected in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+    assert started == []
+    assert not list((tmp_path / "out").rglob("*"))
+    assert source.read_bytes() == before
+
+
+def test_output_without_the_right_to_write_is_2(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    (tmp_path / "out").mkdir(mode=0o555)
+    if os.access(tmp_path / "out", os.W_OK):
+        pytest.skip("root may write everywhere")
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"not writable for user {os.getuid()}" in result.stderr
+
+
+def test_output_without_the_right_to_write_is_2_for_root_too(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    monkeypatch.setattr(cli.os, "access", lambda path, mode: not mode & os.W_OK)
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'out'}: not writable for user {os.getuid()}" in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_is_2(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--device", "cuda")
+    assert result.exit_code == 2
+    assert "Use --device auto, or run the container with --gpus all" in result.stderr
+
+
+def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_abdomens(tmp_path / "in", 1)
+
+    def broken(*arguments: Any, **keywords: Any) -> None:
+        raise ZeroDivisionError("off by everything")
+
+    monkeypatch.setattr(pipeline, "restore", broken)
+    for flag, is_shown in (("--quiet", False), ("--verbose", True)):
+        result = run("--input", tmp_path / "in", "--output", tmp_path / "out", flag)
+        assert result.exit_code == 1
+        assert (
+            "ZeroDivisionError: off by everything. This is a bug: run with -v and report it" in result.stderr
+        )
+        assert ("Traceback" in result.stderr) == is_shown
+
+
+# ---------------------------------------------------------------------------------------------------- options
+
+
+def test_quiet_says_nothing_when_all_is_well(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "-q")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_shards_are_disjoint_and_together_the_whole(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 5)
+    whole = {f"ct_{i}.nii.gz" for i in range(5)}
+    shards = []
+    for i in range(3):
+        result = run("--input", tmp_path / "in", "--output", tmp_path / f"out{i}", "--shard", f"{i}/3")
+        assert result.exit_code == 0
+        shards.append(set(files_under(tmp_path / f"out{i}")))
+        assert f"{len(shards[i])} of 5 cases" in result.stderr
+    assert set.union(*shards) == whole
+    assert sum(map(len, shards)) == len(whole)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_a_shard_without_cases_is_no_failure(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 2)
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--shard", "6/7")
+    assert result.exit_code == 0
+    assert files_under(tmp_path / "out") == []
+
+
+def test_skip_existing(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 2)
+    arguments = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--skip-existing")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ct_0.nii.gz").write_bytes(b"done earlier")
+    first, second = run(*arguments), run(*arguments)
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert (tmp_path / "out" / "ct_0.nii.gz").read_bytes() == b"done earlier"
+    assert "ct_0 skipped: ct_0.nii.gz exists" in first.stderr
+    assert "ct_1 written" in first.stderr
+    assert "ct_1 skipped: ct_1.nii.gz exists" in second.stderr
+
+
+def test_report_tells_all(run: Run, tmp_path: Path, weights_folder: Path) -> None:
+    paths = save_abdomens(tmp_path / "in", 2)
+    truncate(paths[1])
+    report_path = tmp_path / "deep" / "report.json"
+    result = run(
+        "--input", tmp_path / "in", "--output", tmp_path / "out", "--report", report_path,
+        "--threads", 1, "--paper", "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    report = json.loads(report_path.read_text())
+    assert report["run"]["device"] == "cpu"
+    assert report["run"]["threads"] == 1
+    assert report["run"]["options"] == {"paper": True, "on_error": "skip", "shard": "0/1"}
+    for stage in ("kidney", "tumor"):
+        digest = load_weights(weights_folder / f"{stage}.safetensors", stage).sha256  # type: ignore[arg-type]
+        assert report["run"]["weights"][stage] == {"version": "0", "sha256": digest}
+    assert report["versions"]["torch"] == torch.__version__
+
+    written, failed = report["cases"] if report["cases"][0]["name"] == "ct_0" else report["cases"][::-1]
+    assert (written["name"], written["source"], written["output"]) == ("ct_0", str(paths[0]), "ct_0.nii.gz")
+    assert written["status"] == "written"
+    labels = np.asarray(load_nifti(tmp_path / "out" / "ct_0.nii.gz").dataobj)
+    for label, name in ((1, "kidney"), (2, "tumor")):
+        n = np.count_nonzero(labels == label)
+        assert written["voxels"][name] == n > 0
+        assert written[f"{name}_ml"] == pytest.approx(n * VOXEL_ML, abs=0.01)
+    assert {"read", "kidney", "tumor", "restore", "write"} <= set(written["seconds"])
+    assert [structure["side"] for structure in written["structures"]] == ["left", "right"]
+    assert failed["status"] == "failed"
+    assert failed["error"].startswith(f"{paths[1]}: cannot be read")
+    assert failed["kidney_ml"] is None
+    assert files_under(tmp_path / "deep") == ["report.json"]
+
+
+def test_a_report_that_cannot_be_written_stops_no_case(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_abdomens(tmp_path / "in", 2)
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "write_report", full)
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", tmp_path / "r.json")
+    assert files_under(tmp_path / "out") == ["ct_0.nii.gz", "ct_1.nii.gz"]
+    assert result.exit_code == 1
+    assert "r.json: report not written (No space left on device)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_previews(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--previews", tmp_path / "png")
+    assert result.exit_code == 0
+    assert files_under(tmp_path / "png") == ["ct_0.png"]
+    with Image.open(tmp_path / "png" / "ct_0.png") as picture:
+        # three planes of 120 × 120 mm, 150 pixels each, between margins of 8
+        assert picture.size == (3 * 150 + 4 * 8, 150 + 2 * 8)
+        colours = set(map(tuple, np.asarray(picture).reshape(-1, 3).tolist()))
+    assert set(COLOURS.values()) <= colours
+
+
+def test_save_probabilities(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    result = run(
+        "--input", tmp_path / "in", "--output", tmp_path / "out", "--save-probabilities", tmp_path / "p"
+    )
+    assert result.exit_code == 0
+    assert files_under(tmp_path / "p") == ["ct_0_kidney.nii.gz", "ct_0_tumor.nii.gz"]
+    kidney, tumor = (
+        np.asarray(load_nifti(tmp_path / "p" / f"ct_0_{s}.nii.gz").dataobj) for s in ("kidney", "tumor")
+    )
+    for values in (kidney, tumor):
+        assert values.dtype == np.float32
+        assert values.shape == (32, 32, 32)
+        assert 0 <= values.min() < 0.1 < 0.9 < values.max() <= 1
+    assert np.count_nonzero(kidney > 0.5) > np.count_nonzero(tumor > 0.5) > 0
+
+
+def test_output_naming(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    run("--input", tmp_path / "in", "--output", tmp_path / "out", "--output-naming", "kits19")
+    assert files_under(tmp_path / "out") == ["prediction_ct_0.nii.gz"]
+
+
+def test_single_file_as_input(run: Run, tmp_path: Path) -> None:
+    paths = save_abdomens(tmp_path / "in", 2)
+    result = run("--input", paths[1], "--output", tmp_path / "out")
+    assert result.exit_code == 0
+    assert files_under(tmp_path / "out") == ["ct_1.nii.gz"]
+
+
+def test_on_error_background_completes_the_set_and_still_is_1(run: Run, tmp_path: Path) -> None:
+    truncate(save_abdomens(tmp_path / "in", 2)[0])
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--on-error", "background")
+    assert result.exit_code == 1
+    assert "ct_0 FAILED (all-background map written)" in result.stderr
+    background = load_nifti(tmp_path / "out" / "ct_0.nii.gz")
+    assert not np.asarray(background.dataobj).any()
+    assert background.shape == abdomen().shape
+
+
+def test_paper_and_default_differ(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    maps = []
+    for name, options in (("default", []), ("paper", ["--paper"])):
+        assert run("--input", tmp_path / "in", "--output", tmp_path / name, *options).exit_code == 0
+        maps.append(np.asarray(load_nifti(tmp_path / name / "ct_0.nii.gz").dataobj) > 0)
+    truth = abdomen() >= KIDNEY_HU
+    wrong = [np.count_nonzero(labels != truth) for labels in maps]
+    assert 0 < wrong[0] < wrong[1]  # the interpolated surface is the better one
+
+
+def test_threads(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    run("--input", tmp_path / "in", "--output", tmp_path / "out", "--threads", 2)
+    assert torch.get_num_threads() == 2
+
+
+def test_weights_that_are_mounted_come_before_those_of_the_code(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_folder: Path
+) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    mounted = tmp_path / "model"
+    monkeypatch.setattr(cli, "WEIGHTS_FOLDERS", (mounted, weights_folder))
+    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    for expected in (weights_folder, mounted):
+        result = CliRunner().invoke(cli.main, arguments)
+        assert result.exit_code == 0
+        assert f"weights {expected}" in result.stderr
+        write_weights(mounted)
+
+
+def test_help_names_every_option(run: Run) -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for parameter in cli.main.params:
+        assert parameter.opts[-1] in result.stdout
+    assert "no medical device" in " ".join(result.stdout.split())
+
+
+# --------------------------------------------------------------------------------------------- a real process
+
+
+def test_a_process_keeps_stdout_clean(tmp_path: Path, weights_folder: Path) -> None:
+    paths = save_abdomens(tmp_path / "in", 2)
+    truncate(paths[1])
+    command = process("--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", weights_folder)
+    stdout, stderr = command.communicate(timeout=60)
+    assert command.returncode == 1
+    assert stdout == ""
+    lines = stderr.splitlines()
+    assert all(line.startswith(("INFO ", "WARNING ", "ERROR ")) for line in lines), stderr
+    assert len(lines) == 4  # what is to be done, two cases, the sum
+    assert files_under(tmp_path / "out") == ["ct_0.nii.gz"]
+
+
+SLOW_WRITER = """
+import sys, time
+import inference.ct
+from inference.cli import main
+
+save = inference.ct.nib.save
+
+def slow_save(image, path):
+    save(image, path)
+    print("PARTIAL FILE", path, file=sys.stderr, flush=True)
+    time.sleep(1.0)
+
+inference.ct.nib.save = slow_save
+main()
+"""
+
+
+def test_sigterm_leaves_whole_files_and_no_partial_ones(tmp_path: Path, weights_folder: Path) -> None:
+    """Told to stop while a label map lies half finished under its temporary name."""
+    paths = save_abdomens(tmp_path / "in", 4)
+    command = process(
+        "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", weights_folder,
+        program=("-c", SLOW_WRITER),
+    )  # fmt: skip
+    assert command.stderr is not None
+    seen = []
+    for line in command.stderr:
+        seen.append(line)
+        if line.startswith("PARTIAL FILE"):
+            assert not (tmp_path / "out" / "ct_0.nii.gz").exists()
+            command.send_signal(signal.SIGTERM)
+            break
+    stdout, stderr = command.communicate(timeout=60)
+    assert command.returncode == 128 + signal.SIGTERM, "".join(seen) + stderr
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    written = files_under(tmp_path / "out")
+    assert written == ["ct_0.nii.gz"]  # the one in hand was finished, no other was begun
+    labels = load_nifti(tmp_path / "out" / "ct_0.nii.gz")
+    assert labels.shape == load_nifti(paths[0]).shape
+    assert np.asarray(labels.dataobj).any()
+
+
+def test_package_logger_is_the_only_one_that_is_touched(run: Run, tmp_path: Path) -> None:
+    before = list(logging.getLogger().handlers)
+    save_abdomens(tmp_path / "in", 1)
+    run("--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert logging.getLogger().handlers == before

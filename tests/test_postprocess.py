@@ -1,0 +1,327 @@
+"""What counts as a kidney, and the way back from the ROI grid to the CT's own."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from inference.postprocess import Restored, Structures, keep_kidneys, restore
+from inference.preprocess import Roi, RoiSpec, Shape, Vector, place_roi
+from tests.helpers import ball, identity_roi
+
+BIG_VOXEL_MM3 = 5000.0
+"""Three voxels of these are a kidney, two (10 cm³ exactly) are not."""
+
+
+def mask_of(shape: Shape, *voxels: Shape) -> NDArray[np.bool_]:
+    mask = np.zeros(shape, dtype=bool)
+    for voxel in voxels:
+        mask[voxel] = True
+    return mask
+
+
+def restore_simply(
+    kidney: NDArray,
+    tumor: NDArray | None,
+    roi: Roi,
+    ct_shape: Shape,
+    *,
+    voxel_mm3: float = 1e6,
+    **options: float,
+) -> Restored:
+    """`restore` with thresholds of 0.5 after `keep_kidneys` at the same threshold."""
+    settings: dict = {"kidney_threshold": 0.5, "tumor_threshold": 0.5, **options}
+    kidney = kidney.astype(np.float32)
+    tumor = np.zeros_like(kidney) if tumor is None else tumor.astype(np.float32)
+    structures = keep_kidneys(kidney > settings["kidney_threshold"], voxel_mm3)
+    return restore(kidney, tumor, structures, roi, ct_shape, **settings)
+
+
+# ------------------------------------------------------------------------------------------------- components
+
+
+def test_larger_than_10_cm3_strictly() -> None:
+    two, three = [(0, 0, 0), (0, 0, 1)], [(5, 5, 5), (5, 5, 6), (5, 5, 7)]
+    kept = keep_kidneys(mask_of((9, 9, 9), *two, *three), BIG_VOXEL_MM3)
+    assert kept.volumes_mm3 == (15_000.0,)
+    assert np.argwhere(kept.ids).tolist() == [list(v) for v in three]
+    assert kept.boxes == ((slice(5, 6), slice(5, 6), slice(5, 8)),)
+
+
+def test_at_most_three_and_the_largest_first() -> None:
+    mask = np.zeros((9, 9, 20), dtype=bool)
+    lengths = {0: 4, 2: 7, 4: 5, 6: 9, 8: 6}  # row → voxels
+    for row, length in lengths.items():
+        mask[row, 0, :length] = True
+    kept = keep_kidneys(mask, BIG_VOXEL_MM3)
+    assert kept.volumes_mm3 == (45_000.0, 35_000.0, 30_000.0)
+    assert [int(kept.ids[row, 0, 0]) for row in lengths] == [0, 2, 0, 1, 3]
+    for rank, box in enumerate(kept.boxes, start=1):
+        assert (kept.ids[box] == rank).all()
+        assert np.count_nonzero(kept.ids == rank) == kept.ids[box].size
+
+
+def test_corners_that_touch_make_one_structure() -> None:
+    corner = mask_of((4, 4, 4), (0, 0, 0), (1, 1, 1), (2, 2, 2))
+    assert keep_kidneys(corner, BIG_VOXEL_MM3).volumes_mm3 == (15_000.0,)
+    apart = mask_of((6, 6, 6), (0, 0, 0), (2, 2, 2), (4, 4, 4))
+    assert keep_kidneys(apart, BIG_VOXEL_MM3).volumes_mm3 == ()
+
+
+def test_nothing_gives_nothing() -> None:
+    kept = keep_kidneys(np.zeros((4, 4, 4), dtype=bool), 8.0)
+    assert (kept.boxes, kept.volumes_mm3) == ((), ())
+    restored = restore_simply(np.zeros((4, 4, 4)), None, identity_roi((4, 4, 4)), (5, 5, 5))
+    assert not restored.labels.any()
+    assert restored.labels.shape == (5, 5, 5)
+    assert restored.voxels == ()
+
+
+# ------------------------------------------------------------------------------------------- restore, nearest
+
+
+def blobs(shape: Shape, seed: int) -> NDArray[np.float32]:
+    """Random soft blobs in [0, 1], some cut by the edges of the grid."""
+    rng = np.random.default_rng(seed)
+    spectrum = np.fft.rfftn(rng.standard_normal(shape))
+    z, y, x = np.meshgrid(*(np.fft.fftfreq(n) for n in shape[:2]), np.fft.rfftfreq(shape[2]), indexing="ij")
+    smooth = np.fft.irfftn(spectrum * np.exp(-90 * (z**2 + y**2 + x**2)), shape, axes=(0, 1, 2))
+    return (1 / (1 + np.exp(-3 * smooth / smooth.std()))).astype(np.float32)
+
+
+def resample_with_itk(values: NDArray, roi: Roi, spacing: Vector, ct_shape: Shape) -> NDArray:
+    """The paper's way back: SimpleITK, nearest neighbour, from the ROI grid to the CT's."""
+    moving = sitk.GetImageFromArray(values)
+    moving.SetSpacing([roi.spec.spacing_mm] * 3)
+    moving.SetOrigin([start * s for start, s in zip(roi.start_vox[::-1], spacing[::-1], strict=True)])
+    grid = sitk.Image(list(ct_shape[::-1]), sitk.sitkUInt8)
+    grid.SetSpacing(spacing[::-1])
+    return sitk.GetArrayFromImage(sitk.Resample(moving, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "ct_shape"),
+    [
+        ((3.01, 0.77, 0.83), (14, 50, 47)),
+        ((1.03, 1.03, 1.03), (60, 20, 33)),
+        ((4.97, 2.3, 0.61), (4, 16, 90)),
+    ],
+    ids=["smaller voxels", "CT larger than ROI", "mixed"],
+)
+def test_nearest_agrees_with_simpleitk(spacing: Vector, ct_shape: Shape) -> None:
+    shape = (20, 22, 24)
+    kidney, tumor = blobs(shape, 1), blobs(shape, 2)
+    roi = place_roi(ct_shape, spacing, RoiSpec(shape, 2.0))
+    structures = keep_kidneys(kidney > 0.5, 1e6)
+    labels = np.where(structures.ids > 0, np.where(tumor > 0.5, 2, 1), 0).astype(np.uint8)
+    expected = resample_with_itk(labels, roi, spacing, ct_shape)
+    ours = restore_simply(kidney, tumor, roi, ct_shape, nearest=True)
+    assert set(np.unique(expected)) == {0, 1, 2}
+    np.testing.assert_array_equal(ours.labels, expected)
+
+
+# -------------------------------------------------------------------------------------- restore, interpolated
+
+
+def test_identity_geometry_gives_the_mask_back() -> None:
+    shape = (18, 20, 22)
+    kidney, tumor = blobs(shape, 3), blobs(shape, 4)
+    for nearest in (False, True):
+        restored = restore_simply(kidney, tumor, identity_roi(shape), shape, nearest=nearest)
+        structures = keep_kidneys(kidney > 0.5, 1e6)
+        assert len(structures.boxes) == 3
+        expected = np.where(structures.ids > 0, np.where(tumor > 0.5, 2, 1), 0)
+        np.testing.assert_array_equal(restored.labels, expected)
+
+
+def test_surface_between_two_voxels_is_kept() -> None:
+    """Probabilities 1, 1, 0.75, 0 along x: the threshold 0.5 lies a third of a step beyond the 0.75."""
+    kidney = np.zeros((3, 3, 8), dtype=np.float32)
+    kidney[:, :, :4] = [1, 1, 0.75, 0]
+    roi = Roi(RoiSpec((3, 3, 8), 6.0), (0.0, 0.0, 0.0), (1.0, 1.0, 6.0))
+    restored = restore_simply(kidney, None, roi, (3, 3, 48))
+    # 0.75 is at CT index 12, 0 at 18: 0.75 · (1 − t / 6) > 0.5 for t < 2
+    assert np.flatnonzero(restored.labels[1, 1]).tolist() == list(range(14))
+    assert np.flatnonzero(
+        restore_simply(kidney, None, roi, (3, 3, 48), nearest=True).labels[1, 1]
+    ).tolist() == list(range(15))
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+def test_thresholds_are_respected(threshold: float) -> None:
+    ramp = np.tile(np.linspace(1, 0, 11, dtype=np.float32), (3, 3, 1))  # 1.0, 0.9 … 0.0 along x
+    roi = Roi(RoiSpec((3, 3, 11), 10.0), (0.0, 0.0, 0.0), (1.0, 1.0, 10.0))
+    surface = 100 * (1 - threshold)  # the CT index where the ramp falls to the threshold
+    whole = restore_simply(ramp, None, roi, (3, 3, 101), kidney_threshold=threshold).labels[1, 1]
+    assert abs(int(np.count_nonzero(whole)) - surface) <= 1
+    inner = restore_simply(
+        np.ones_like(ramp), ramp, roi, (3, 3, 101), kidney_threshold=0.5, tumor_threshold=threshold
+    ).labels[1, 1]
+    assert abs(int(np.count_nonzero(inner == 2)) - surface) <= 1
+    assert (inner > 0).all()
+
+
+def test_a_dropped_component_does_not_grow_back() -> None:
+    """A fragment one voxel off a kidney, too small to keep, with high probability."""
+    kidney = np.zeros((7, 7, 14), dtype=np.float32)
+    kidney[2:5, 2:5, 1:7] = 1.0
+    kidney[2:5, 2:5, 8:10] = 1.0  # 18 voxels against 54
+    kidney[2:5, 2:5, 7] = 0.45  # between both, just below the threshold
+    roi = Roi(RoiSpec((7, 7, 14), 2.0), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+    restored = restore_simply(kidney, None, roi, (14, 14, 28), voxel_mm3=300.0)
+    assert restored.labels.any()
+    x = np.flatnonzero(restored.labels.any(axis=(0, 1)))
+    # the kidney's last voxel lies at CT index 12, the gap at 14, the fragment at 16 to 18
+    assert x.max() == 13
+    kept_alone = kidney.copy()
+    kept_alone[2:5, 2:5, 8:10] = 0
+    np.testing.assert_array_equal(
+        restored.labels, restore_simply(kept_alone, None, roi, (14, 14, 28), voxel_mm3=300.0).labels
+    )
+
+
+def test_tumor_only_inside_the_kidney() -> None:
+    shape = (12, 12, 12)
+    kidney = ball(shape, (5.5, 5.5, 5.5), 3.5, (1.0, 1.0, 1.0)).astype(np.float32)
+    everywhere = np.ones(shape)
+    roi = place_roi((30, 31, 29), (0.8, 0.8, 0.8), RoiSpec(shape, 2.0))
+    for nearest in (False, True):
+        alone = restore_simply(kidney, None, roi, (30, 31, 29), nearest=nearest)
+        both = restore_simply(kidney, everywhere, roi, (30, 31, 29), nearest=nearest)
+        assert (alone.labels == 1).any()
+        np.testing.assert_array_equal(both.labels, 2 * alone.labels)
+
+
+def test_tumor_at_the_kidneys_surface_is_not_eroded_by_what_lies_outside() -> None:
+    """The tumor network says 0 outside the kidney, where it was taught nothing: it must not count."""
+    kidney = np.zeros((3, 3, 10), dtype=np.float32)
+    kidney[:, :, 2:6] = 1.0
+    tumor = np.zeros_like(kidney)
+    tumor[:, :, 4:6] = 0.8  # up to the surface
+    roi = Roi(RoiSpec((3, 3, 10), 10.0), (0.0, 0.0, 0.0), (1.0, 1.0, 10.0))
+    labels = restore_simply(kidney, tumor, roi, (3, 3, 100)).labels[1, 1]
+    # kidney 0 → 1 between CT 10 and 20 and 1 → 0 between 50 and 60, so it is 16 … 54;
+    # tumor 0 → 0.8 between 30 and 40: above 0.5 from 30 + 10 · 0.5 / 0.8 = 36.25 on, to the kidney's end
+    assert np.flatnonzero(labels).tolist() == list(range(16, 55))
+    assert np.flatnonzero(labels == 2).tolist() == list(range(37, 55))
+
+
+def test_tumor_outside_the_kidney_does_not_seep_in_at_its_surface() -> None:
+    kidney = np.zeros((3, 3, 10), dtype=np.float32)
+    kidney[:, :, 2:6] = 1.0
+    roi = Roi(RoiSpec((3, 3, 10), 10.0), (0.0, 0.0, 0.0), (1.0, 1.0, 10.0))
+    labels = restore_simply(kidney, 1 - kidney, roi, (3, 3, 100)).labels
+    assert np.unique(labels).tolist() == [0, 1]
+
+
+def test_voxels_are_those_of_the_label_map_by_structure() -> None:
+    shape = (24, 24, 24)
+    large = ball(shape, (7.0, 8.0, 7.0), 5.0, (1.0, 1.0, 1.0))
+    small = ball(shape, (16.0, 16.0, 17.0), 4.0, (1.0, 1.0, 1.0))
+    tumor = ball(shape, (16.0, 16.0, 17.0), 2.0, (1.0, 1.0, 1.0))
+    ct_shape = (20, 55, 60)
+    roi = place_roi(ct_shape, (2.5, 0.9, 0.8), RoiSpec(shape, 2.0))
+    restored = restore_simply(large | small, tumor, roi, ct_shape)
+    (kidney_1, tumor_1), (kidney_2, tumor_2) = restored.voxels
+    assert tumor_1 == 0
+    assert tumor_2 == np.count_nonzero(restored.labels == 2) > 0
+    assert kidney_1 + kidney_2 == np.count_nonzero(restored.labels == 1)
+    assert kidney_1 > kidney_2 + tumor_2 > 0
+    alone = restore_simply(large, None, roi, ct_shape)
+    assert alone.voxels == ((kidney_1, 0),)
+
+
+def test_two_structures_whose_boxes_overlap() -> None:
+    """An L and a block inside its corner: each is restored whole, neither wipes the other out."""
+    angle = np.zeros((6, 20, 20), dtype=bool)
+    angle[1:5, 1:19, 1:4] = True
+    angle[1:5, 16:19, 1:19] = True
+    block = np.zeros_like(angle)
+    block[1:5, 2:13, 7:18] = True
+    shape, ct_shape = angle.shape, (12, 40, 40)
+    roi = place_roi(ct_shape, (1.0, 1.0, 1.0), RoiSpec(shape, 2.0))
+    for nearest in (False, True):
+        together = restore_simply(angle | block, block, roi, ct_shape, nearest=nearest)
+        one = restore_simply(angle, None, roi, ct_shape, nearest=nearest)
+        other = restore_simply(block, block, roi, ct_shape, nearest=nearest)
+        np.testing.assert_array_equal(together.labels, one.labels + other.labels)
+        assert sorted(together.voxels) == sorted(one.voxels + other.voxels)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+def test_kidneys_one_voxel_apart_share_no_voxel(threshold: float) -> None:
+    """Each is restored as if it were alone, in the gap between them too, and every voxel counts once."""
+    kidney = np.full((5, 5, 12), 0.29, dtype=np.float32)
+    one, other = kidney.copy(), kidney.copy()
+    one[1:4, 1:4, 1:6] = 1.0
+    other[1:4, 1:4, 7:10] = 1.0
+    roi = Roi(RoiSpec((5, 5, 12), 4.0), (0.0, 0.0, 0.0), (4.0, 4.0, 4.0))
+    ct_shape = (20, 20, 48)
+    together = restore_simply(np.maximum(one, other), one, roi, ct_shape, kidney_threshold=threshold)
+    alone = [restore_simply(k, one, roi, ct_shape, kidney_threshold=threshold) for k in (one, other)]
+    np.testing.assert_array_equal(together.labels, alone[0].labels + alone[1].labels)
+    assert together.voxels == alone[0].voxels + alone[1].voxels
+    assert sum(sum(counts) for counts in together.voxels) == np.count_nonzero(together.labels)
+
+
+@pytest.mark.parametrize("offset", [40.0, -40.0])
+@pytest.mark.parametrize("nearest", [False, True])
+def test_a_structure_in_the_padding_is_not_written(offset: float, nearest: bool) -> None:
+    """The network may err in the zeros beside a small CT: beyond the CT there is nothing to label."""
+    kidney = np.zeros((8, 8, 8), dtype=np.float32)
+    kidney[1:7, 1:7, 1:7] = 1
+    roi = Roi(RoiSpec((8, 8, 8), 1.0), (offset, 0.0, 0.0), (1.0, 1.0, 1.0))
+    restored = restore_simply(kidney, kidney, roi, (10, 10, 10), nearest=nearest)
+    assert not restored.labels.any()
+    assert restored.voxels == ((0, 0),)
+
+
+def test_a_structure_cut_by_the_ct_ends_there() -> None:
+    kidney = np.ones((8, 8, 8), dtype=np.float32)
+    roi = Roi(RoiSpec((8, 8, 8), 1.0), (-4.0, 0.0, 6.0), (1.0, 1.0, 1.0))
+    expected = np.zeros((10, 10, 10), dtype=np.uint8)
+    expected[:4, :8, 6:] = 1  # ROI index = CT index + (4, 0, −6), below 8
+    np.testing.assert_array_equal(
+        restore_simply(kidney, None, roi, (10, 10, 10), nearest=True).labels, expected
+    )
+
+
+@given(
+    radius_mm=st.floats(16, 30),
+    spacing=st.tuples(st.floats(0.6, 5.0), st.floats(0.5, 1.5), st.floats(0.5, 1.5)),
+    shift=st.tuples(*[st.floats(-2, 2)] * 3),
+    nearest=st.booleans(),
+)
+def test_restored_volume_is_that_of_the_roi_within_a_shell(
+    radius_mm: float, spacing: Vector, shift: Vector, nearest: bool
+) -> None:
+    """A smooth ball keeps its volume within a shell of a quarter of an ROI voxel over its surface."""
+    shape, roi_mm = (40, 40, 40), 2.0
+    distance = np.sqrt(sum((g * roi_mm - 39 - s) ** 2 for g, s in zip(np.indices(shape), shift, strict=True)))
+    kidney = (1 / (1 + np.exp((distance - radius_mm) / roi_mm))).astype(np.float32)
+    ct_shape = tuple(int(80 / s) for s in spacing)
+    roi = place_roi(ct_shape, spacing, RoiSpec(shape, roi_mm))  # type: ignore[arg-type]
+    restored = restore_simply(kidney, None, roi, ct_shape, voxel_mm3=8.0, nearest=nearest)  # type: ignore[arg-type]
+    ct_mm3 = restored.voxels[0][0] * float(np.prod(spacing))
+    roi_mm3 = float(np.count_nonzero(kidney > 0.5)) * roi_mm**3
+    assert abs(ct_mm3 - roi_mm3) < 4 * np.pi * radius_mm**2 * (roi_mm / 4)
+
+
+def test_structures_given_decide_not_the_probabilities() -> None:
+    """`restore` keeps to the structures it is given, also where the networks say more."""
+    kidney = np.ones((6, 6, 6), dtype=np.float32)
+    ids = np.zeros((6, 6, 6), dtype=np.uint8)
+    ids[2:4, 2:4, 2:4] = 1
+    given_structures = Structures(ids, ((slice(2, 4),) * 3,), (20_000.0,))
+    restored = restore(
+        kidney,
+        kidney,
+        given_structures,
+        identity_roi((6, 6, 6)),
+        (6, 6, 6),
+        kidney_threshold=0.5,
+        tumor_threshold=0.5,
+    )
+    np.testing.assert_array_equal(restored.labels, 2 * ids)

@@ -1,0 +1,52 @@
+"""What a run tells about itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inference import report as report_module
+from inference.report import CaseReport, write_report
+from tests.helpers import files_under
+
+
+def test_report_holds_run_versions_and_cases(tmp_path: Path) -> None:
+    written = CaseReport(
+        "a", "/in/a.nii", "a.nii", status="written", kidney_ml=1.5, voxels={"kidney": 3, "tumor": 0}
+    )
+    failed = CaseReport("b", "/in/b.nii", "b.nii", error="/in/b.nii: broken")
+    path = tmp_path / "new" / "report.json"
+    write_report(path, [written, failed], {"device": "cpu"})
+    content = json.loads(path.read_text())
+    assert content["run"] == {"device": "cpu"}
+    assert set(content["versions"]) == {"python", "torch", "SimpleITK", "numpy", "scipy", "nibabel"}
+    assert all(version[0].isdigit() for version in content["versions"].values())
+    assert [case["name"] for case in content["cases"]] == ["a", "b"]
+    assert content["cases"][0]["voxels"] == {"kidney": 3, "tumor": 0}
+    assert content["cases"][0]["error"] is None
+    assert content["cases"][1]["status"] == "failed"  # until something else is known
+    assert content["cases"][1]["kidney_ml"] is None
+    assert files_under(path.parent) == ["report.json"]
+
+
+def test_an_earlier_report_stays_whole_when_a_new_one_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    write_report(path, [], {"run": 1})
+    before = path.read_text()
+    with pytest.raises(TypeError):
+        write_report(path, [], {"run": object()})
+    assert path.read_text() == before
+    assert files_under(tmp_path) == ["report.json"]
+
+
+def test_stages_are_timed_and_added_up_also_when_they_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 12.5, 20.0, 20.25, 30.0, 31.0])
+    monkeypatch.setattr(report_module.time, "perf_counter", lambda: next(clock))
+    report = CaseReport("a", "a.nii", "a.nii")
+    with report.timed("read"):
+        pass
+    with report.timed("read"):
+        pass
+    with pytest.raises(RuntimeError), report.timed("kidney"):
+        raise RuntimeError
+    assert report.seconds == {"read": 2.75, "kidney": 1.0}
