@@ -1,0 +1,87 @@
+# Inference only: Python, the packages of requirements.txt, inference/ and weights/.
+#
+#   docker build -t nested-vnet-kits19 .                       GPU and CPU (the torch wheel that PyPI gives)
+#   docker build -t nested-vnet-kits19 \
+#     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .            CPU only, far smaller
+#
+#   docker run --rm [--gpus all] --network none -v IN:/input:ro -v OUT:/output nested-vnet-kits19
+
+FROM python:3.11-slim-bookworm AS build
+
+# Another package index beside PyPI: its build of torch wins by its version (2.13.0+cpu > 2.13.0).
+ARG TORCH_INDEX_URL=
+# For builds without a network: pip's own PIP_NO_INDEX=1 and PIP_FIND_LINKS=<folder or address with wheels>.
+ARG PIP_NO_INDEX=
+ARG PIP_FIND_LINKS=
+
+COPY requirements.txt /tmp/requirements.txt
+RUN python3.11 -m venv /opt/venv \
+ && /opt/venv/bin/python -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
+      ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r /tmp/requirements.txt
+
+# What inference never loads. tests/test_container.py runs the result on every sample case.
+RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
+    # sources and programs of PyTorch's own tests
+    rm -rf torch/test; \
+    rm -f torch/lib/libtorchbind_test.so torch/lib/libjitbackend_test.so torch/lib/libaoti_custom_ops.so \
+      torch/lib/libbackend_with_compiler.so; \
+    # protoc and more test programs; torch_shm_manager stays, `import torch` looks for it
+    find torch/bin -mindepth 1 ! -name torch_shm_manager -delete; \
+    # for compiling C++ against torch and numpy: headers, CMake files, static libraries, type stubs
+    rm -rf torch/include torch/share numpy/_core/include; \
+    find . \( -name '*.a' -o -name '*.pyi' \) -delete; \
+    # test suites of the others; torch/testing stays, torch/autograd imports it
+    find numpy scipy nibabel safetensors -depth -type d \( -name tests -o -name benchmarks \) -exec rm -rf {} +; \
+    # torch imports these only to trace or compile a model (sympy, mpmath, networkx, jinja2), to write
+    # checkpoints to remote file systems (fsspec), to lock a download (filelock) and to build extensions
+    # (setuptools); nibabel imports importlib_resources only in its test helpers
+    /opt/venv/bin/python -m pip uninstall -q -y \
+      sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools importlib_resources; \
+    /opt/venv/bin/python -m pip uninstall -q -y pip; \
+    rm -rf _distutils_hack distutils-precedence.pth /opt/venv/bin/activate* /opt/venv/bin/Activate* /opt/venv/include; \
+    # bytecode that is never checked against its source: start-up writes nothing and reads half
+    /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash .
+
+COPY inference /app/inference
+COPY weights /app/weights
+COPY LICENSE /app/LICENSE
+RUN chmod -R a+rX,go-w /app /opt/venv \
+ && python3.11 -m compileall -q --invalidation-mode unchecked-hash /app \
+ # a package too many removed above stops the build here
+ && PYTHONPATH=/app /opt/venv/bin/python -m inference --help
+
+
+FROM python:3.11-slim-bookworm
+
+# No installer, no setuid program: nothing here may gain rights. Mount points exist for engines that cannot
+# make them in a read-only image.
+RUN python3.11 -c "import glob, importlib.util as u, os, shutil; \
+[shutil.rmtree(p) for n in ('pip', 'setuptools', 'wheel', 'pkg_resources', 'ensurepip') if (s := u.find_spec(n)) \
+ for d in s.submodule_search_locations for p in [d, *glob.glob(os.path.dirname(d) + '/' + n + '-*-info')]]" \
+ && rm -f /usr/local/bin/pip* /usr/bin/pip* \
+ && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
+ && mkdir -p /input /output /opt/ml/model
+
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+
+# Python: no writes into the image, no imports from the working folder, logs at once.
+# OpenBLAS would start a thread a core at import and is never used: 128 cores alone would reach --pids-limit.
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONPATH=/app \
+    PYTHONSAFEPATH=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    OPENBLAS_NUM_THREADS=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+WORKDIR /app
+USER 65532:65532
+ENTRYPOINT ["python", "-m", "inference"]
+
+ARG REVISION=
+LABEL org.opencontainers.image.title="nested-vnet-kits19" \
+      org.opencontainers.image.description="Kidney and kidney-tumor segmentation in CT: cascaded 3D V-Nets. Research use only, no medical device." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"

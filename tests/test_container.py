@@ -1,0 +1,89 @@
+"""The container contract, with a real engine: skipped where there is none (the reason says so)."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference.cases import find_cases
+from inference.ct import read_ct
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCKER = os.environ.get("DOCKER", "docker")
+IMAGE = "nested-vnet-kits19-test"
+HARDENED = (
+    *("--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
+    *(
+        "--security-opt",
+        "no-new-privileges",
+        "--pids-limit",
+        "128",
+        "--memory",
+        "4g",
+        "--user",
+        "12345:12345",
+    ),
+)
+
+
+def _engine() -> bool:
+    if shutil.which(DOCKER) is None:
+        return False
+    return subprocess.run([DOCKER, "info"], capture_output=True, check=False).returncode == 0
+
+
+pytestmark = pytest.mark.skipif(not _engine(), reason="NO CONTAINER ENGINE: THE CONTAINER IS NOT TESTED")
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    subprocess.run(["./run.sh", "build"], cwd=ROOT, env={**os.environ, "IMAGE": IMAGE}, check=True)
+    return IMAGE
+
+
+def _run_container(
+    image: str, output: Path, *arguments: str, flags: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    output.mkdir()
+    output.chmod(0o777)  # the container's user is nobody's here
+    mounts = ["-v", f"{ROOT / 'test_data' / 'input'}:/input:ro", "-v", f"{output}:/output"]
+    command = [DOCKER, "run", *HARDENED, *mounts, *flags, image, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_hardened_container_writes_what_the_local_run_writes(image: str, tmp_path: Path) -> None:
+    done = _run_container(image, tmp_path / "container")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    local = [sys.executable, "-m", "inference", "--input", "test_data/input"]
+    subprocess.run([*local, "--output", str(tmp_path / "local")], cwd=ROOT, check=True)
+    cases = find_cases(ROOT / "test_data" / "input")
+    assert len(cases) >= 3
+    for case in cases:
+        ours, theirs = (read_ct(tmp_path / where / case.output) for where in ("local", "container"))
+        np.testing.assert_array_equal(theirs.hu, ours.hu)
+        np.testing.assert_array_equal(theirs.native.affine, ours.native.affine)
+
+
+def test_an_output_it_may_not_write_ends_with_2_before_any_work(image: str, tmp_path: Path) -> None:
+    done = _run_container(image, tmp_path / "out", "--output", "/input/labels")
+    assert done.returncode == 2
+    assert "/input/labels" in done.stderr
+
+
+def test_the_image_has_no_pip_no_setuid_and_does_not_run_as_root(image: str) -> None:
+    script = (
+        "import importlib.util, os, pathlib, sys\n"
+        "assert os.getuid() == 10001, os.getuid()\n"
+        "assert importlib.util.find_spec('pip') is None\n"
+        "bad = [p for top in ('/opt', '/app', '/usr', '/bin', '/etc') for p in pathlib.Path(top).rglob('*')\n"
+        "       if p.is_file() and not p.is_symlink() and p.stat().st_mode & 0o6002]\n"
+        "assert not bad, bad\n"
+    )
+    command = [DOCKER, "run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

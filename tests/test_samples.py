@@ -1,0 +1,52 @@
+"""The sample cases: made again bit for bit, small, in different layouts and geometries."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from inference.cases import find_cases
+from inference.ct import read_ct
+from test_data import make, table
+
+FOLDER = Path(make.__file__).parent
+
+
+def test_the_command_makes_the_same_bytes_again(tmp_path: Path) -> None:
+    make.main(tmp_path)
+    for part in ("input", "reference"):
+        shipped = {p.relative_to(FOLDER): p.read_bytes() for p in (FOLDER / part).rglob("*") if p.is_file()}
+        made = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / part).rglob("*") if p.is_file()}
+        assert shipped.keys() == made.keys()
+        assert [name for name in shipped if shipped[name] != made[name]] == []
+
+
+def test_each_case_has_a_reference_on_its_own_grid() -> None:
+    cases = find_cases(FOLDER / "input")
+    assert len(cases) == len(make.SAMPLES)
+    for case in cases:
+        ct, reference = read_ct(case.source), read_ct(FOLDER / "reference" / case.output)
+        assert reference.hu.shape == ct.hu.shape
+        np.testing.assert_array_equal(reference.native.affine, ct.native.affine)
+        assert set(np.unique(reference.hu)) <= {0, 1, 2}
+        kidney_ml = np.count_nonzero(reference.hu) * np.prod(ct.spacing_mm) / 1000
+        assert 150 < kidney_ml < 800
+
+
+def test_the_geometries_are_those_that_bite() -> None:
+    kits = nib.load(FOLDER / "input" / "case_90000" / "imaging.nii.gz")
+    assert kits.get_data_dtype() == np.float64
+    assert nib.aff2axcodes(kits.affine) == ("I", "P", "L")
+    thick = nib.load(FOLDER / "input" / "thick_slices.nii.gz")
+    assert max(thick.header.get_zooms()) == pytest.approx(5.0)
+    assert (int(thick.header["qform_code"]), int(thick.header["sform_code"])) == (1, 0)
+    oblique = read_ct(FOLDER / "input" / "oblique.mha").native.affine[:3, :3]
+    assert np.count_nonzero(np.abs(oblique) > 1e-3) > 3
+
+
+def test_table_scores_by_hand() -> None:
+    a, b = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
+    assert table.dice(a, b) == pytest.approx(0.5)
+    assert table.dice(a & False, b & False) == 1.0
+    assert table.dice(a, b & False) == 0.0
