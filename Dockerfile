@@ -39,8 +39,9 @@ RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
       sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools importlib_resources; \
     /opt/venv/bin/python -m pip uninstall -q -y pip; \
     rm -rf _distutils_hack distutils-precedence.pth /opt/venv/bin/activate* /opt/venv/bin/Activate* /opt/venv/include; \
-    # bytecode that is never checked against its source: start-up writes nothing and reads half
-    /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash .
+    # bytecode that is never checked against its source, since nothing can be written at run time; some
+    # files are for newer Pythons and do not compile
+    /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
 
 COPY inference /app/inference
 COPY weights /app/weights
@@ -76,7 +77,7 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 WORKDIR /app
-USER 65532:65532
+USER 10001:10001
 ENTRYPOINT ["python", "-m", "inference"]
 
 ARG REVISION=
