@@ -53,6 +53,6 @@ EARLY_KIDNEY = TrainingConfig(
 PRESETS = {
     "early-kidney": EARLY_KIDNEY,
     "early-tumor": replace(
-        EARLY_KIDNEY, stage="tumor", max_epochs=6, learning_rate=1e-3, positive_weight=3.0, head_bias=-1.0
+        EARLY_KIDNEY, stage="tumor", max_epochs=3, learning_rate=1e-3, positive_weight=3.0, head_bias=-1.0
     ),
 }
