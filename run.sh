@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The one door: sets up what is missing, then does what it is asked for.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export PYTHONPATH=$ROOT # the folder it is called from stays: paths in arguments mean what they say
 
 IMAGE=${IMAGE:-nested-vnet-kits19}
 DOCKER=${DOCKER:-docker}
-VENV=${VENV:-.venv}
+VENV=${VENV:-$ROOT/.venv}
 HARDENED=(--rm --network none --read-only --tmpfs /tmp --cap-drop ALL
   --security-opt no-new-privileges --pids-limit 128)
 
@@ -34,24 +35,29 @@ die() {
 
 # set_up FILE...: a virtual environment with what these requirement files ask for; quick when it has it
 set_up() {
-  local stamp="$VENV/.installed" wanted python
-  wanted=$(cat "$@" | cksum)
-  grep -qxF "$* $wanted" "$stamp" 2>/dev/null && return
-  for python in python3.11 python3.12 python3.13 python3; do
-    command -v "$python" >/dev/null && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' && break
-    python=
+  local file python flags=() stale=0
+  for file in "$@"; do
+    flags+=(-r "$ROOT/$file")
+    cmp -s "$ROOT/$file" "$VENV/installed/$file" || stale=1
   done
-  [ -n "$python" ] || die "no Python 3.11 or newer found. Install python3 (3.11+) first"
-  if [ ! -x "$VENV/bin/python" ]; then
-    "$python" -m venv "$VENV" || die "$python cannot make a virtual environment. Install its venv module (python3-venv)"
+  [ "$stale" = 1 ] || return 0
+  if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    for python in python3.11 python3.12 python3.13 python3 none; do
+      "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+    done
+    [ "$python" != none ] || die "no Python 3.11 or newer found. Install python3 (3.11+) and pip first"
+    # Debian's Python has pip in one package and what 'venv' needs to copy it in another: lend it the first
+    "$python" -m venv "$VENV" >/dev/null 2>&1 ||
+      { "$python" -m venv --clear --without-pip "$VENV" && "$python" -m pip --python "$VENV" install -q pip; } >&2 ||
+      die "$python cannot set up $VENV. Install its pip and venv modules (Debian: python3-pip python3-venv)"
   fi
   echo "run.sh: installing $* into $VENV (once)" >&2
-  local files=() file
-  for file in "$@"; do files+=(-r "$file"); done
-  "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || die "pip is missing in $VENV. Install python3-pip, remove $VENV"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-    ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "${files[@]}" >&2
-  echo "$* $wanted" >>"$stamp"
+    ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "${flags[@]}" >&2
+  for file in "$@"; do # copies, by which the next call knows
+    mkdir -p "$(dirname "$VENV/installed/$file")"
+    cp "$ROOT/$file" "$VENV/installed/$file"
+  done
 }
 
 folders() { # input and output as absolute paths, the output made
@@ -63,11 +69,15 @@ folders() { # input and output as absolute paths, the output made
 
 case "${1:-demo}" in
   demo)
+    cd "$ROOT"
     set_up requirements.txt
+    status=0
     "$VENV/bin/python" -m inference --input test_data/input --output output \
-      --previews output/previews --report output/report.json
+      --previews output/previews --report output/report.json || status=$?
+    [ "$status" -le 1 ] || exit "$status"
     "$VENV/bin/python" -m test_data.table output/report.json output test_data/reference
     echo "label maps: output/    previews: output/previews/    report: output/report.json"
+    exit "$status"
     ;;
   segment)
     shift
@@ -81,13 +91,13 @@ case "${1:-demo}" in
   build)
     # BUILD_ARGS: further flags of 'docker build', split at blanks
     # shellcheck disable=SC2086
-    exec "$DOCKER" build ${BUILD_ARGS:-} ${TORCH_INDEX_URL:+--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL"} -t "$IMAGE" .
+    exec "$DOCKER" build ${BUILD_ARGS:-} ${TORCH_INDEX_URL:+--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL"} -t "$IMAGE" "$ROOT"
     ;;
   docker)
     shift
     folders "$@"
     command -v "$DOCKER" >/dev/null || die "$DOCKER not found. Install Docker, or name another engine in DOCKER"
-    "$DOCKER" image inspect "$IMAGE" >/dev/null 2>&1 || ./run.sh build
+    "$DOCKER" image inspect "$IMAGE" >/dev/null 2>&1 || "$ROOT/run.sh" build >&2
     gpus=()
     command -v nvidia-smi >/dev/null && gpus=(--gpus all)
     exec "$DOCKER" run "${HARDENED[@]}" "${gpus[@]}" --user "$(id -u):$(id -g)" \
@@ -95,6 +105,7 @@ case "${1:-demo}" in
     ;;
   test)
     shift
+    cd "$ROOT"
     set_up requirements.txt tests/requirements.txt training/requirements.txt
     exec "$VENV/bin/python" -m pytest "$@"
     ;;

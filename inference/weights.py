@@ -58,6 +58,7 @@ def save_weights(path: Path, model: VNet, metadata: WeightsMetadata) -> None:
     save_file(
         tensors, path, metadata={"format": FORMAT, "metadata": json.dumps(asdict(metadata), sort_keys=True)}
     )
+    path.chmod(0o644)  # safetensors gives 0600: a container's user could not read a mounted file
 
 
 def load_weights(path: Path, stage: Stage) -> Weights:
@@ -72,7 +73,10 @@ def load_weights(path: Path, stage: Stage) -> Weights:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file. Give a folder that holds {stage}.safetensors")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}). Change its rights") from error
     _check_digest(path, digest)
     try:
         with safe_open(path, framework="pt") as file:

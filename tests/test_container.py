@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +12,18 @@ import pytest
 
 from inference.cases import find_cases
 from inference.ct import read_ct
+from tests.helpers import files_under, save_abdomens, truncate, write_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = "nested-vnet-kits19-test"
-HARDENED = (
-    *("--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
-    *(
-        "--security-opt",
-        "no-new-privileges",
-        "--pids-limit",
-        "128",
-        "--memory",
-        "4g",
-        "--user",
-        "12345:12345",
-    ),
-)
+HARDENED = [
+    *["--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"],
+    *["--security-opt", "no-new-privileges", "--pids-limit", "128", "--memory", "4g"],
+    *["--user", "12345:12345"],
+]
+MEMORY_BYTES = 4 << 30
+CPU_IMAGE_BYTES = 1_400_000_000
 
 
 def _engine() -> bool:
@@ -40,17 +36,22 @@ pytestmark = pytest.mark.skipif(not _engine(), reason="NO CONTAINER ENGINE: THE 
 
 
 @pytest.fixture(scope="module")
-def image() -> str:
+def image() -> Iterator[str]:
     subprocess.run(["./run.sh", "build"], cwd=ROOT, env={**os.environ, "IMAGE": IMAGE}, check=True)
-    return IMAGE
+    yield IMAGE
+    subprocess.run([DOCKER, "image", "rm", IMAGE], capture_output=True, check=False)
 
 
 def _run_container(
-    image: str, output: Path, *arguments: str, flags: tuple[str, ...] = ()
+    image: str,
+    output: Path,
+    *arguments: str,
+    source: Path = ROOT / "test_data" / "input",
+    flags: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     output.mkdir()
     output.chmod(0o777)  # the container's user is nobody's here
-    mounts = ["-v", f"{ROOT / 'test_data' / 'input'}:/input:ro", "-v", f"{output}:/output"]
+    mounts = ["-v", f"{source}:/input:ro", "-v", f"{output}:/output"]
     command = [DOCKER, "run", *HARDENED, *mounts, *flags, image, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -87,3 +88,37 @@ def test_the_image_has_no_pip_no_setuid_and_does_not_run_as_root(image: str) -> 
     command = [DOCKER, "run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_mounted_weights_take_the_place_of_the_images_and_a_broken_case_costs_only_itself(
+    image: str, tmp_path: Path
+) -> None:
+    weights, source, output = write_weights(tmp_path / "weights"), tmp_path / "in", tmp_path / "out"
+    whole, broken = save_abdomens(source, 2)
+    truncate(broken)
+    for file in weights.iterdir():
+        file.chmod(0o644)  # safetensors writes for its owner alone
+    # env -u: Docker itself sets HOME for a user that the image does not know
+    flags = ("-v", f"{weights}:/opt/ml/model:ro", "--entrypoint", "env")
+    command = ("-u", "HOME", "python", "-m", "inference")
+    done = _run_container(image, output, *command, source=source, flags=flags)
+    assert done.returncode == 1, done.stderr
+    assert broken.name in done.stderr
+    assert files_under(output) == [whole.name]
+    assert np.unique(read_ct(output / whole.name).hu).tolist() == [0, 1, 2]
+
+
+def test_the_memory_limit_holds_and_the_image_is_small(image: str) -> None:
+    script = (
+        "import pathlib, importlib.metadata as m\n"
+        "limits = map(pathlib.Path, ('/sys/fs/cgroup/memory.max',\n"
+        "                            '/sys/fs/cgroup/memory/memory.limit_in_bytes'))\n"
+        "print(next(p.read_text().strip() for p in limits if p.exists()), m.version('torch'))\n"
+    )
+    command = [DOCKER, "run", *HARDENED, "--entrypoint", "python", image, "-c", script]
+    limit, torch_version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(limit) == MEMORY_BYTES
+    inspect = [DOCKER, "image", "inspect", "--format", "{{.Size}}", image]
+    size_bytes = int(subprocess.run(inspect, capture_output=True, text=True, check=True).stdout)
+    if torch_version.endswith("+cpu"):
+        assert size_bytes <= CPU_IMAGE_BYTES

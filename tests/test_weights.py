@@ -232,3 +232,23 @@ def test_intact_metadata_by_the_same_way(weights: Path) -> None:
     """The changes above are what makes those fail."""
     with_metadata(weights, changed())
     assert load_weights(weights, "kidney").metadata == METADATA
+
+
+def test_saved_weights_can_be_read_by_any_user(tmp_path: Path) -> None:
+    path = tmp_path / "kidney.safetensors"
+    save_weights(path, VNet(base_channels=1), WeightsMetadata(stage="kidney", base_channels=1))
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_weights_that_cannot_be_read_are_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kidney.safetensors"
+    save_weights(path, VNet(base_channels=1), WeightsMetadata(stage="kidney", base_channels=1))
+
+    def denied(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(WeightsError, match=r"kidney\.safetensors: cannot be read \(Permission denied\)"):
+        load_weights(path, "kidney")
