@@ -1,58 +1,229 @@
-"""What a training run is made of, and the named presets."""
+"""What a training run is made of, and the named presets: every deviation from the paper has a name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal
 
-from inference.preprocess import RoiSpec
+from inference.preprocess import RoiSpec, Shape
 from inference.weights import Stage
+
+Range = tuple[float, float]
+"""Lower and upper end of a uniform distribution."""
+Source = Literal["images", "synthetic"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """One training run. The defaults are the paper's, where the paper says anything (section 2.2)."""
+class OptimiserConfig:
+    """How weights are updated.
 
-    stage: Stage
+    Attributes:
+        kind: "sgd" (the paper's) or "adamw".
+        learning_rate: its highest value.
+        momentum: of SGD.
+        weight_decay: of AdamW.
+        warmup_steps: the learning rate rises linearly over these.
+        cosine: after the warm-up the learning rate falls to zero at the last planned step.
+        gradient_norm: longer gradients are cut to this; 0 cuts none.
+        batch_norm_momentum: share of the newest batch in the running statistics; small batches want less.
+    """
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    cosine: bool = False
+    gradient_norm: float = 0.0
+    batch_norm_momentum: float = 0.1
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """−DSC (paper, equation 1) plus a weighted cross-entropy.
+
+    Attributes:
+        cross_entropy: its weight; the paper has none.
+        positive_weight: of the structure's voxels in the cross-entropy.
+    """
+
+    cross_entropy: float = 0.0
+    positive_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class CropCentres:
+    """Where the centres of crops lie: shares of the four kinds."""
+
+    kidney: float = 0.35
+    tumor: float = 0.25
+    border: float = 0.2
+    elsewhere: float = 0.2
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How patients are varied before a CT is drawn around them. Shares are probabilities per sample."""
+
+    drawn_share: float = 0.08  # own kidneys: nothing may hang on the shapes of one data set
+    mirror_share: float = 0.5  # liver and spleen are drawn anew on their own sides
+    rotation_deg: float = 12.0
+    scale: Range = (0.82, 1.2)
+    stretch: Range = (0.94, 1.06)  # of each axis
+    warp_mm: Range = (0.0, 3.5)  # standard deviation of an elastic displacement ...
+    warp_cell_mm: Range = (30.0, 70.0)  # ... that changes over this length
+    tumor_removed_share: float = 0.12
+    tumor_shrunk_share: float = 0.15
+    tumor_shrunk_mm: Range = (2.0, 12.0)  # peeled off all around, becomes kidney
+    tumor_added_share: float = 0.25
+    tumor_added_radius_mm: Range = (5.0, 28.0)
+    kidney_removed_share: float = 0.06
+    scan_length_share: float = 0.5  # scans of another length than the case's own
+    scan_length_mm: Range = (200.0, 700.0)
+    scan_shift_mm: Range = (-50.0, 50.0)  # along z, as far as the kidneys stay in the scan
+    scan_width_scale: Range = (0.85, 1.2)
+    kidneys_cut_share: float = 0.06  # scans that end within a kidney
+    roi_shift_mm: tuple[float, float, float] = (24.0, 12.0, 12.0)  # (z, y, x), either way
+    roi_anywhere_share: float = 0.25  # in scans longer than the ROI: what inference's tiles see
+    centres: CropCentres = field(default_factory=CropCentres)
+
+
+AS_THEY_ARE = SamplingConfig(
+    drawn_share=0.0,
+    mirror_share=0.0,
+    rotation_deg=0.0,
+    scale=(1.0, 1.0),
+    stretch=(1.0, 1.0),
+    warp_mm=(0.0, 0.0),
+    tumor_removed_share=0.0,
+    tumor_shrunk_share=0.0,
+    tumor_added_share=0.0,
+    kidney_removed_share=0.0,
+    scan_length_share=0.0,
+    scan_shift_mm=(0.0, 0.0),
+    scan_width_scale=(1.0, 1.0),
+    kidneys_cut_share=0.0,
+    roi_shift_mm=(0.0, 0.0, 0.0),
+    roi_anywhere_share=0.0,
+)
+"""Validation: the label maps as they are, CTs drawn around them with fixed seeds."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        stage: "kidney", or "tumor", whose loss sees only the voxels inside the true kidneys.
+        source: real image ROIs, or CTs synthesised around label maps.
+        roi: grid and intensities that the network will see at inference.
+        crop_vox: (z, y, x) voxels of a training sample on that grid; None is the whole ROI.
+        base_channels: see `VNet`.
+        steps_per_epoch, validation_steps, max_epochs, patience: the paper's numbers; patience 0 never
+            stops early. `max_epochs` × `steps_per_epoch` is the plan that the learning rate follows.
+        fresh_head: the last convolution is drawn anew, with a bias that starts at rare foreground.
+        head_bias: that bias.
+    """
+
+    stage: Stage = "kidney"
+    source: Source = "images"
     roi: RoiSpec = field(default_factory=RoiSpec)
+    crop_vox: Shape | None = None
+    base_channels: int = 8
     batch_size: int = 1
     steps_per_epoch: int = 100
     validation_steps: int = 20
     max_epochs: int = 1000
     patience: int = 90
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
-    cosine: bool = False
-    cross_entropy: float = 0.0
-    positive_weight: float = 1.0
-    head_bias: float | None = None
-    bf16: bool = False
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    precision: Precision = "32-true"
+    channels_last: bool = False
+    activation_checkpointing: bool = False
+    fresh_head: bool = False
+    head_bias: float = -1.0
     seed: int = 0
-    validation_share: float = 0.1
+
+    @property
+    def shape_vox(self) -> Shape:
+        """(z, y, x) voxels of one training sample."""
+        return self.crop_vox or self.roi.shape_vox
+
+    @property
+    def max_steps(self) -> int:
+        """Planned optimiser steps."""
+        return self.max_epochs * self.steps_per_epoch
 
 
-COARSE = RoiSpec(shape_vox=(80, 80, 80), spacing_mm=4.0)
-"""The paper's region at twice its spacing: an eighth of the work, for two processor cores."""
-
-EARLY_KIDNEY = TrainingConfig(
-    stage="kidney",
-    roi=COARSE,
+_PAPER_KIDNEY = TrainConfig()
+_KIDNEY_4MM = TrainConfig(
+    source="synthetic",
+    roi=RoiSpec(shape_vox=(88, 88, 88), spacing_mm=4.0),
     batch_size=2,
-    steps_per_epoch=50,
-    validation_steps=8,
-    max_epochs=14,
-    optimiser="adamw",
-    learning_rate=3e-3,
-    warmup_steps=40,
-    cosine=True,
-    cross_entropy=1.0,
-    bf16=True,
-)
-
-PRESETS = {
-    "early-kidney": EARLY_KIDNEY,
-    "early-tumor": replace(
-        EARLY_KIDNEY, stage="tumor", max_epochs=3, learning_rate=1e-3, positive_weight=3.0, head_bias=-1.0
+    max_epochs=24,
+    patience=0,
+    optimiser=OptimiserConfig(
+        kind="adamw",
+        learning_rate=2e-3,
+        weight_decay=1e-4,
+        warmup_steps=100,
+        cosine=True,
+        gradient_norm=1.0,
+        batch_norm_momentum=0.05,
     ),
-}
+    loss=LossConfig(cross_entropy=1.0),
+    precision="bf16-mixed",
+    channels_last=True,
+)
+_KIDNEY_2MM = replace(
+    _KIDNEY_4MM,
+    roi=RoiSpec(),
+    crop_vox=(96, 96, 96),
+    max_epochs=40,
+    optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3),
+)
+_TUMOR_2MM = replace(
+    _KIDNEY_2MM,
+    stage="tumor",
+    crop_vox=(80, 80, 80),
+    max_epochs=60,
+    optimiser=replace(_KIDNEY_2MM.optimiser, learning_rate=6e-4, warmup_steps=200),
+    loss=LossConfig(cross_entropy=1.0, positive_weight=3.0),
+    sampling=SamplingConfig(centres=CropCentres(kidney=0.4, tumor=0.6, border=0.0, elsewhere=0.0)),
+    fresh_head=True,
+)
+_TINY = replace(
+    _KIDNEY_4MM,
+    roi=RoiSpec(shape_vox=(32, 32, 32), spacing_mm=8.0),
+    base_channels=4,
+    steps_per_epoch=20,
+    validation_steps=4,
+    max_epochs=6,
+    optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=3e-3, warmup_steps=10, batch_norm_momentum=0.1),
+    # kidneys are a hundredth of the ROI: evenly weighted, so short a run ends at "nothing anywhere"
+    loss=LossConfig(cross_entropy=1.0, positive_weight=4.0),
+    precision="32-true",
+)
+PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
+    {
+        # the paper's recipe, on KiTS19's images
+        "paper-kidney": _PAPER_KIDNEY,
+        "paper-tumor": replace(_PAPER_KIDNEY, stage="tumor", fresh_head=True),
+        # the chain of the shipped weights: coarse to fine, on synthetic CTs
+        "kidney-4mm": _KIDNEY_4MM,
+        "kidney-2mm": _KIDNEY_2MM,
+        "tumor-2mm": _TUMOR_2MM,
+        # seconds on a laptop: the same code path for tests
+        "tiny-kidney": _TINY,
+        "tiny-tumor": replace(
+            _TINY,
+            stage="tumor",
+            max_epochs=3,
+            loss=_TUMOR_2MM.loss,
+            sampling=_TUMOR_2MM.sampling,
+            fresh_head=True,
+        ),
+    }
+)

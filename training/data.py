@@ -1,156 +1,531 @@
-"""Training samples: a label map, warped at random, and a CT drawn around it on the fly.
+"""From cached label maps to training samples: vary the patient, choose a grid, draw a CT on it.
 
-Every sample is made from (seed, index) alone, so that a run repeats exactly and a stopped run goes on where
-it was: the index of its next sample is all it needs to know.
+Everything random in a sample comes from (seed, stream, index), so a run repeats, a stopped run goes on with
+the samples that it would have seen, and ranks never share one.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import lightning
 import numpy as np
 import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from inference.preprocess import RoiSpec
-from training.prepare import CACHE_SPACING_MM, LabelMap
-from training.synthesis import draw_labels, synthesise_ct
+from inference.preprocess import RoiSpec, Shape, Vector
+from training.anatomy import SmoothField
+from training.config import AS_THEY_ARE, Range, SamplingConfig, TrainConfig
+from training.prepare import KIDNEY, TUMOR, LabelMap, cached_names, load_label_maps, load_roi_image
+from training.synthesis import Landmarks, draw_labels, find_landmarks, synthesise_ct
 
-Split = Literal["training", "validation"]
+TRAINING, VALIDATION = 0, 1
+"""Streams of random numbers."""
+LANDMARK_SPACING_MM = 4.0
+FOLDS = 10
+DRAWN_SHAPE_VOX = (120, 72, 132)
+"""Holds the largest kidneys that `draw_labels` draws, at the cache's 2 mm."""
+DRAWN_SCAN_WIDTH_MM: Range = (300.0, 480.0)
+DRAWN_OFFSET_MM: tuple[Range, Range, Range] = ((-40.0, 40.0), (0.0, 60.0), (-12.0, 12.0))
+"""Kidneys against the scan's centre (z, y, x): they lie in the back of the body."""
+ADDED_TUMOR_BUMPS: Range = (0.03, 0.3)
+"""Of the surface, as a share of the radius."""
+SEED_LIMIT = 2**62
+
+Sample = tuple[Tensor, Tensor]
+"""Image, float32 (1, D, H, W) in [0, 1], and labels, uint8 (D, H, W)."""
 
 
 @dataclass(frozen=True)
-class WarpRanges:
-    """How far a patient is changed before a CT is drawn."""
+class Patient:
+    """A label map in a body of its own: where its voxels go, and where the scan lies.
 
-    rotation_degrees: float = 10.0  # about each axis: patients lie askew, kidneys are tilted
-    log_scale: float = 0.18  # small women, large men, children's kidneys
-    shift_mm: float = 30.0  # the image centre is not the kidneys' centre
-    mirror_share: float = 0.5  # liver and spleen are drawn anew, so left and right may change places
-    no_tumor_share: float = 0.15  # tumor taken as kidney
-    own_kidneys_share: float = 0.1  # drawn, not taken from a label map
-    short_scan_share: float = 0.3  # scans that end within the ROI, or cut a kidney
-    short_scan_mm: tuple[float, float] = (150.0, 300.0)
+    Attributes:
+        labels: uint8 (z, y, x), cropped around the kidneys.
+        spacing_mm: side of a voxel.
+        first_mm: (z, y, x) of voxel (0, 0, 0) in the label map's own frame.
+        pivot_mm: (z, y, x); the affine leaves this point alone.
+        to_source: 3×3 from the patient's frame to the label map's own, about the pivot.
+        warp: three displacement fields (mm) on top of it, and their standard deviation.
+        scan_low_mm, scan_high_mm: outer faces of the scan in the patient's frame.
+    """
+
+    labels: NDArray[np.uint8]
+    spacing_mm: float
+    first_mm: Vector
+    pivot_mm: Vector
+    to_source: NDArray[np.float64]
+    warp: tuple[SmoothField, ...]
+    warp_mm: float
+    scan_low_mm: NDArray[np.float64]
+    scan_high_mm: NDArray[np.float64]
+
+    def kidney_point(self, rng: Generator, *, label: int) -> NDArray[np.float64] | None:
+        """Where a random voxel of at least this label lies in the patient's frame (mm, zyx)."""
+        voxels = np.flatnonzero(self.labels >= label)
+        if voxels.size == 0:
+            return None
+        index = np.unravel_index(voxels[rng.integers(voxels.size)], self.labels.shape)
+        source = np.asarray(index) * self.spacing_mm + self.first_mm
+        return np.linalg.inv(self.to_source) @ (source - self.pivot_mm) + self.pivot_mm
+
+    def kidney_box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A box (mm, zyx) in the patient's frame that holds all labels."""
+        size = (np.asarray(self.labels.shape) - 1) * self.spacing_mm
+        corners = np.asarray(self.first_mm) + np.stack(np.meshgrid(*([0, 1],) * 3)).reshape(3, 8).T * size
+        moved = (corners - self.pivot_mm) @ np.linalg.inv(self.to_source).T + self.pivot_mm
+        reach = 3 * self.warp_mm
+        return moved.min(0) - reach, moved.max(0) + reach
 
 
-RANGES = WarpRanges()
+# --- varying a patient --------------------------------------------------------------------------------------
 
 
-def split_cases(label_maps: Sequence[LabelMap], *, seed: int, validation_share: float) -> dict[str, Split]:
-    """Each case's part in training; 90 % / 10 % at random in the paper (section 2.2)."""
-    order = np.random.default_rng(seed).permutation(len(label_maps))
-    n_validation = max(1, round(len(label_maps) * validation_share)) if label_maps else 0
-    validation = set(order[:n_validation].tolist())
-    return {m.name: "validation" if i in validation else "training" for i, m in enumerate(label_maps)}
+def draw_label_map(rng: Generator) -> LabelMap:
+    """A patient without a case: own kidneys in a scan of random size."""
+    labels = draw_labels(
+        shape_vox=DRAWN_SHAPE_VOX, spacing_mm=2.0, seed=int(rng.integers(SEED_LIMIT))
+    ).numpy()
+    z, y, x = (
+        float(rng.uniform(*offset)) - (n - 1) for offset, n in zip(DRAWN_OFFSET_MM, labels.shape, strict=True)
+    )
+    length, width = float(rng.uniform(220.0, 450.0)), float(rng.uniform(*DRAWN_SCAN_WIDTH_MM))
+    return LabelMap("drawn", labels, 2.0, (z, y, x), (length, width, width))
 
 
-class SyntheticCases(Dataset):
-    """Endless synthetic patients; item `i` is the same at every call.
+def edit_labels(source: LabelMap, config: SamplingConfig, rng: Generator) -> LabelMap:
+    """Mirror; remove a kidney; remove, shrink or add a tumor."""
+    labels, first = source.labels.copy(), source.first_mm
+    # every draw happens in every sample, so that one choice does not shift all others
+    chances, added_seed = rng.random(5), int(rng.integers(SEED_LIMIT))
+    shrunk_mm = rng.uniform(*config.tumor_shrunk_mm)
+    if chances[0] < config.mirror_share:
+        labels = labels[:, :, ::-1].copy()
+        first = (first[0], first[1], -(first[2] + (labels.shape[2] - 1) * source.spacing_mm))
+    if chances[1] < config.kidney_removed_share:
+        _remove_one_kidney(labels, np.random.default_rng(added_seed))
+    if chances[2] < config.tumor_removed_share:
+        labels[labels == TUMOR] = KIDNEY
+    elif chances[3] < config.tumor_shrunk_share:
+        _shrink_tumor(labels, shrunk_mm / source.spacing_mm)
+    elif chances[4] < config.tumor_added_share:
+        _add_tumor(labels, source.spacing_mm, config.tumor_added_radius_mm, np.random.default_rng(added_seed))
+    return replace(source, labels=labels, first_mm=first)
 
-    An item is `(image, target, mask)`, float32 (1, D, H, W) each: the normalised CT, the stage's target, and
-    the voxels where the stage's loss looks (tumor: the true kidney ∪ tumor; kidney: everywhere).
+
+def _remove_one_kidney(labels: NDArray[np.uint8], rng: Generator) -> None:
+    components, _ = ndimage.label(labels > 0)
+    largest = np.argsort(-np.bincount(components.ravel())[1:], kind="stable")[:2] + 1
+    if len(largest) == 2:
+        labels[components == rng.choice(largest)] = 0
+
+
+def _shrink_tumor(labels: NDArray[np.uint8], peel_vox: float) -> None:
+    if not (labels == TUMOR).any():
+        return
+    box = ndimage.find_objects((labels == TUMOR).astype(np.uint8))[0]
+    tumor = np.pad(labels[box] == TUMOR, 1)
+    depth = ndimage.distance_transform_edt(tumor)[1:-1, 1:-1, 1:-1]
+    peel_vox = min(peel_vox, 0.7 * float(depth.max()))  # something stays
+    labels[box][(depth > 0) & (depth <= peel_vox)] = KIDNEY
+
+
+def _add_tumor(labels: NDArray[np.uint8], spacing_mm: float, radius_mm: Range, rng: Generator) -> None:
+    """A lumpy ball about a random kidney voxel, in the kidney and out of it."""
+    voxels = np.flatnonzero(labels == KIDNEY)
+    if voxels.size == 0:
+        return
+    centre = np.unravel_index(voxels[rng.integers(voxels.size)], labels.shape)
+    radius = float(np.exp(rng.uniform(*np.log(radius_mm))))
+    axes = [
+        (torch.arange(n, dtype=torch.float32) - float(c)) * spacing_mm
+        for n, c in zip(labels.shape, centre, strict=True)
+    ]
+    reach = int(np.ceil(1.8 * radius / spacing_mm))
+    box = tuple(slice(max(0, int(c) - reach), int(c) + reach + 1) for c in centre)
+    near = [axis[side] for axis, side in zip(axes, box, strict=True)]
+    distance = (near[0][:, None, None] ** 2 + near[1][:, None] ** 2 + near[2] ** 2).sqrt()
+    lumps = SmoothField(rng, 0.7 * radius).at(near) * (radius * rng.uniform(*ADDED_TUMOR_BUMPS))
+    labels[box][(distance + lumps < radius).numpy()] = TUMOR
+
+
+def place_patient(source: LabelMap, config: SamplingConfig, rng: Generator) -> Patient:
+    """Turn, scale and warp the kidneys, and lay a scan around them."""
+    first, size = np.asarray(source.first_mm), (np.asarray(source.labels.shape) - 1) * source.spacing_mm
+    z, y, x = (first + size / 2).tolist()
+    turn = _rotation(rng.uniform(-1, 1, 3) * np.radians(config.rotation_deg))
+    scale = rng.uniform(*config.scale) * rng.uniform(*config.stretch, 3)
+    cell_mm, warp_mm = rng.uniform(*config.warp_cell_mm), rng.uniform(*config.warp_mm)
+    patient = Patient(
+        labels=source.labels,
+        spacing_mm=source.spacing_mm,
+        first_mm=source.first_mm,
+        pivot_mm=(z, y, x),
+        to_source=np.diag(1 / scale) @ turn,
+        warp=tuple(SmoothField(rng, float(cell_mm)) for _ in range(3)) if warp_mm else (),
+        warp_mm=float(warp_mm),
+        scan_low_mm=np.zeros(3),
+        scan_high_mm=np.zeros(3),
+    )
+    low, high = _draw_scan(patient, np.asarray(source.scan_mm), config, rng)
+    return replace(patient, scan_low_mm=low, scan_high_mm=high)
+
+
+def _rotation(radians: NDArray[np.float64]) -> NDArray[np.float64]:
+    """3×3 rotation of (z, y, x) by angles about the z, y and x axis."""
+    result = np.eye(3)
+    for (a, b), angle in zip(((1, 2), (0, 2), (0, 1)), radians, strict=True):
+        turn = np.eye(3)
+        turn[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+        result = turn @ result
+    return result
+
+
+def _draw_scan(
+    patient: Patient, sides_mm: NDArray[np.float64], config: SamplingConfig, rng: Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Outer faces of the scan, around the kidneys but for the few scans that end within one."""
+    kidneys_low, kidneys_high = patient.kidney_box()
+    sides = sides_mm.copy()
+    sides[1:] *= rng.uniform(*config.scan_width_scale)
+    chance, length, shift = (
+        rng.random(),
+        rng.uniform(*config.scan_length_mm),
+        rng.uniform(*config.scan_shift_mm),
+    )
+    if chance < config.scan_length_share:
+        sides[0] = length
+    low, high = -sides / 2, sides / 2
+    low[0] += shift
+    high[0] += shift
+    depth = rng.uniform(0.0, 0.5) * (kidneys_high[0] - kidneys_low[0])
+    is_cut, at_top = rng.random() < config.kidneys_cut_share, bool(rng.integers(2))
+    low[0] = kidneys_low[0] + depth if is_cut and not at_top else min(low[0], kidneys_low[0])
+    high[0] = kidneys_high[0] - depth if is_cut and at_top else max(high[0], kidneys_high[0])
+    low[1:], high[1:] = np.minimum(low[1:], kidneys_low[1:]), np.maximum(high[1:], kidneys_high[1:])
+    return low, high
+
+
+# --- a grid in the patient ----------------------------------------------------------------------------------
+
+
+def choose_centre(
+    patient: Patient, roi: RoiSpec, crop_vox: Shape | None, config: SamplingConfig, rng: Generator
+) -> NDArray[np.float64]:
+    """Centre (mm, zyx) of the sample's grid: the ROI as inference places it, or a crop of it."""
+    low, high = patient.scan_low_mm, patient.scan_high_mm
+    kidneys = np.mean(patient.kidney_box(), axis=0)
+    centre = (low + high) / 2
+    if high[0] - low[0] > roi.extent_mm[0]:
+        half = roi.extent_mm[0] / 2
+        anywhere = rng.uniform(low[0] + half, high[0] - half)
+        centre[0] = anywhere if rng.random() < config.roi_anywhere_share else kidneys[0]
+    centre += rng.uniform(-1, 1, 3) * config.roi_shift_mm
+    if crop_vox is None:
+        return centre
+    shares = config.centres
+    kind = rng.choice(4, p=np.asarray([shares.kidney, shares.tumor, shares.border, shares.elsewhere]))
+    crop_mm = np.asarray(crop_vox) * roi.spacing_mm
+    offset = rng.uniform(-0.5, 0.5, 3) * crop_mm
+    point = patient.kidney_point(rng, label=TUMOR if kind == 1 else KIDNEY)
+    if point is None:  # no tumor
+        point = patient.kidney_point(rng, label=KIDNEY)
+    if kind == 3 or point is None:
+        reach = np.maximum(np.asarray(roi.extent_mm) - crop_mm, 0) / 2
+        within = np.clip(centre + rng.uniform(-1, 1, 3) * reach, low, high)
+        return np.asarray(within)
+    # around a kidney or a tumor the crop is off by up to a quarter; at a border by up to a half
+    return np.asarray(point + (offset if kind == 2 else offset / 2))
+
+
+def sample_labels(
+    patient: Patient, *, shape_vox: Shape, spacing_mm: float, origin_mm: Vector, device: torch.device
+) -> Tensor:
+    """The patient's labels on a grid.
 
     Args:
-        label_maps: patients to draw from; without any, all kidneys are drawn.
-        stage: "kidney" or "tumor".
-        roi: the grid; only the window normalisation is supported.
-        seed: of all samples. Training and validation must differ in it.
-        first, length: the items are number `first` to `first + length − 1` of the endless sequence.
+        patient: whose.
+        shape_vox: (D, H, W).
+        spacing_mm: side of a voxel.
+        origin_mm: (z, y, x) of voxel (0, 0, 0) in the patient's frame.
+        device: where to compute.
+
+    Returns:
+        uint8 (D, H, W).
+    """
+    result = torch.zeros(shape_vox, dtype=torch.uint8, device=device)
+    low, high = patient.kidney_box()
+    first = np.ceil((low - origin_mm) / spacing_mm).astype(int).clip(0, shape_vox)
+    stop = (np.floor((high - origin_mm) / spacing_mm).astype(int) + 1).clip(0, shape_vox)
+    if (stop <= first).any():
+        return result
+    axes = [
+        torch.arange(int(a), int(b), device=device, dtype=torch.float32) * spacing_mm + float(o)
+        for a, b, o in zip(first, stop, origin_mm, strict=True)
+    ]
+    points = _source_voxels(patient, axes)  # (d, h, w, zyx), in voxels of the label map
+    size = torch.tensor(patient.labels.shape, device=device)
+    normalised = (points * (2 / (size - 1)) - 1).flip(-1)  # grid_sample wants xyz in [-1, 1]
+    labels = torch.from_numpy(patient.labels).to(device)
+    masks = torch.stack((labels >= KIDNEY, labels >= TUMOR)).float()
+    sampled = functional.grid_sample(masks[None], normalised[None], align_corners=True)[0] > 0.5
+    box = tuple(slice(int(a), int(b)) for a, b in zip(first, stop, strict=True))
+    result[box] = sampled.sum(0, dtype=torch.uint8)
+    return result
+
+
+def _source_voxels(patient: Patient, axes: Sequence[Tensor]) -> Tensor:
+    """Patient frame → label map's voxel indices on the grid spanned by three axes: (d, h, w, 3)."""
+    moved = [axis - pivot for axis, pivot in zip(axes, patient.pivot_mm, strict=True)]
+    coordinates = []
+    for k in range(3):
+        a, b, c = (float(v) for v in patient.to_source[k])
+        value = a * moved[0][:, None, None] + b * moved[1][:, None] + c * moved[2] + patient.pivot_mm[k]
+        if patient.warp:
+            value = value + patient.warp[k].at(moved) * patient.warp_mm
+        coordinates.append((value - patient.first_mm[k]) / patient.spacing_mm)
+    return torch.stack(coordinates, dim=-1)
+
+
+def sample_inside(
+    patient: Patient, *, shape_vox: Shape, spacing_mm: float, origin_mm: Vector, device: torch.device
+) -> Tensor:
+    """Which voxels of a grid lie in the scan: bool (D, H, W)."""
+    spans = []
+    for n, origin, low, high in zip(
+        shape_vox, origin_mm, patient.scan_low_mm.tolist(), patient.scan_high_mm.tolist(), strict=True
+    ):
+        at = torch.arange(n, device=device) * spacing_mm + origin
+        spans.append((at >= low) & (at <= high))
+    return spans[0][:, None, None] & spans[1][:, None] & spans[2]
+
+
+def patient_landmarks(patient: Patient, *, device: torch.device) -> Landmarks:
+    """Landmarks of the whole patient, from a coarse view of the kidneys alone."""
+    low, high = patient.kidney_box()
+    size = np.ceil((high - low) / LANDMARK_SPACING_MM).astype(int) + 1
+    origin, shape = _vector(low), (int(size[0]), int(size[1]), int(size[2]))
+    labels = sample_labels(
+        patient, shape_vox=shape, spacing_mm=LANDMARK_SPACING_MM, origin_mm=origin, device=device
+    )
+    found = find_landmarks(
+        labels, torch.ones_like(labels, dtype=torch.bool), spacing_mm=LANDMARK_SPACING_MM, origin_mm=origin
+    )
+    return replace(
+        found, scan_low_mm=_vector(patient.scan_low_mm), scan_high_mm=_vector(patient.scan_high_mm)
+    )
+
+
+def _vector(values: NDArray[np.float64]) -> Vector:
+    z, y, x = values.tolist()
+    return (z, y, x)
+
+
+def normalise_hu(hu: Tensor, inside: Tensor, roi: RoiSpec) -> Tensor:
+    """`inference.preprocess.normalise` on tensors: HU → [0, 1], 0 outside the scan."""
+    low, high = roi.window_hu
+    if roi.normalisation == "minmax":
+        low, high = (float(hu[inside].min()), float(hu[inside].max())) if inside.any() else (0.0, 0.0)
+    scale = 1 / (high - low) if high > low else 0.0
+    return ((hu - low) * scale).clamp_(0, 1).mul_(inside)
+
+
+# --- data sets ----------------------------------------------------------------------------------------------
+
+
+class SyntheticPatients(Dataset[Sample]):
+    """An endless set of patients with CTs drawn around their label maps.
+
+    Args:
+        maps: the cases to draw from; without any, every patient is drawn.
+        config: of the run.
+        sampling: how patients are varied.
+        stream: `TRAINING` or `VALIDATION`.
+        device: where samples are made.
     """
 
     def __init__(
         self,
-        label_maps: Sequence[LabelMap],
+        maps: Sequence[LabelMap],
+        config: TrainConfig,
+        sampling: SamplingConfig,
         *,
-        stage: str,
-        roi: RoiSpec,
-        seed: int,
-        first: int = 0,
-        length: int,
+        stream: int = TRAINING,
+        device: torch.device | None = None,
     ) -> None:
-        self.label_maps, self.stage, self.roi, self.seed = list(label_maps), stage, roi, seed
-        self.first, self.length = first, length
+        self.maps, self.config, self.sampling, self.stream = maps, config, sampling, stream
+        self.device = device or torch.device("cpu")
 
-    def __len__(self) -> int:
-        """Number of items."""
-        return self.length
-
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor, Tensor]:
-        """See the class."""
-        if not 0 <= item < self.length:
-            raise IndexError(item)
-        random = np.random.default_rng((self.seed, self.first + item))
-        labels, inside = self._draw_patient(random)
-        hu = synthesise_ct(
-            labels, inside, spacing_mm=self.roi.spacing_mm, seed=int(random.integers(2**31))
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.config.seed, self.stream, index])
+        roi, shape = self.config.roi, self.config.shape_vox
+        patient = self._draw_patient(rng, index)
+        centre = choose_centre(patient, roi, self.config.crop_vox, self.sampling, rng)
+        origin = _vector(centre - (np.asarray(shape) - 1) / 2 * roi.spacing_mm)
+        labels = sample_labels(
+            patient, shape_vox=shape, spacing_mm=roi.spacing_mm, origin_mm=origin, device=self.device
         )
-        low, high = self.roi.window_hu
-        image = ((hu - low) / (high - low)).clamp(0, 1)
-        organ = (labels > 0).float()
-        if self.stage == "tumor":
-            return image[None], (labels == 2).float()[None], organ[None]
-        return image[None], organ[None], torch.ones_like(organ)[None]
+        inside = sample_inside(
+            patient, shape_vox=shape, spacing_mm=roi.spacing_mm, origin_mm=origin, device=self.device
+        )
+        labels = labels * inside
+        hu = synthesise_ct(
+            labels,
+            inside,
+            spacing_mm=roi.spacing_mm,
+            seed=int(rng.integers(SEED_LIMIT)),
+            landmarks=patient_landmarks(patient, device=self.device),
+            origin_mm=origin,
+        )
+        return normalise_hu(hu, inside, roi)[None], labels
 
-    def _draw_patient(self, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        if not self.label_maps or random.random() < RANGES.own_kidneys_share:
-            labels = draw_labels(
-                shape_vox=self.roi.shape_vox,
-                spacing_mm=self.roi.spacing_mm,
-                seed=int(random.integers(2**31)),
-            )
-            inside = torch.ones_like(labels, dtype=torch.bool)
-        else:
-            labels, inside = warp(self.label_maps[random.integers(len(self.label_maps))], self.roi, random)
-        if random.random() < RANGES.short_scan_share:
-            inside &= _short_scan(self.roi, random)
-            labels = labels * inside
-        if random.random() < RANGES.no_tumor_share:
-            labels = labels.clamp(max=1)
-        return labels, inside
+    def _draw_patient(self, rng: Generator, index: int) -> Patient:
+        is_drawn, pick = rng.random() < self.sampling.drawn_share, int(rng.integers(SEED_LIMIT))
+        if self.stream == VALIDATION:
+            pick = index  # every case in its turn
+        source = self.maps[pick % len(self.maps)] if self.maps and not is_drawn else draw_label_map(rng)
+        return place_patient(edit_labels(source, self.sampling, rng), self.sampling, rng)
 
 
-def warp(case: LabelMap, roi: RoiSpec, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A random rotation, scale, shift and mirror of one patient on the ROI grid.
+class RealPatients(Dataset[Sample]):
+    """An endless set of the cached ROI images, as they are (the paper's recipe)."""
+
+    def __init__(
+        self, cache: Path, names: Sequence[str], config: TrainConfig, *, stream: int = TRAINING
+    ) -> None:
+        self.cache, self.names, self.config, self.stream = cache, names, config, stream
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.config.seed, self.stream, index])
+        pick = index if self.stream == VALIDATION else int(rng.integers(len(self.names)))
+        roi = load_roi_image(self.cache, self.names[pick % len(self.names)], self.config.roi)
+        start = [
+            int(rng.integers(n - m + 1)) for n, m in zip(roi.labels.shape, self.config.shape_vox, strict=True)
+        ]
+        box = tuple(slice(a, a + n) for a, n in zip(start, self.config.shape_vox, strict=True))
+        image = torch.from_numpy(roi.image[box].astype(np.float32))
+        return image[None], torch.from_numpy(roi.labels[box].copy())
+
+
+class Kept(Dataset[Sample]):
+    """The first samples of another data set, made once and kept in memory (images in half precision)."""
+
+    def __init__(self, source: Dataset[Sample]) -> None:
+        self.source = source
+        self.samples: dict[int, Sample] = {}
+
+    def __getitem__(self, index: int) -> Sample:
+        if index not in self.samples:
+            image, labels = self.source[index]
+            self.samples[index] = (image.half().cpu(), labels.cpu())
+        image, labels = self.samples[index]
+        return image.float(), labels
+
+
+class EpochSampler(Sampler[int]):
+    """Indices of one epoch on one rank: no index is used twice in a run, by no rank.
 
     Args:
-        case: the patient.
-        roi: the grid. Its centre is the kidneys' centre, moved by the random shift.
-        random: where the numbers come from.
-
-    Returns:
-        Labels uint8 (D, H, W) and the voxels inside the scan, bool (D, H, W).
+        n_samples: of one epoch on this rank.
+        rank, world_size: of this process.
+        repeats: validation: every epoch sees the same indices.
     """
-    angles = np.radians(random.uniform(-RANGES.rotation_degrees, RANGES.rotation_degrees, 3))
-    matrix = np.eye(3) * np.exp(random.uniform(-RANGES.log_scale, RANGES.log_scale))
-    for axis, angle in enumerate(angles):
-        i, j = (a for a in range(3) if a != axis)
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = turn @ matrix
-    if random.random() < RANGES.mirror_share:
-        matrix = matrix @ np.diag([1.0, 1.0, -1.0])
-    shift_mm = random.uniform(-RANGES.shift_mm, RANGES.shift_mm, 3)
 
-    size_mm = np.array(case.labels.shape) * CACHE_SPACING_MM
-    axes = [(torch.arange(n) - (n - 1) / 2) * roi.spacing_mm for n in roi.shape_vox]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) + torch.from_numpy(shift_mm).float()
-    source_mm = grid @ torch.from_numpy(matrix.T).float()  # (D, H, W, 3), zyx from the kidneys' centre
-    unit = source_mm / torch.from_numpy(size_mm / 2).float()  # −1 … 1 over the label map, for grid_sample
-    labels = torch.from_numpy(case.labels)
-    masks = torch.stack([labels > 0, labels == 2]).float()[None]
-    organ, tumor = functional.grid_sample(masks, unit.flip(-1)[None], align_corners=False)[0] > 0.5
-    centre_mm = np.array(case.start_mm) + (size_mm - CACHE_SPACING_MM) / 2
-    scan_mm = source_mm + torch.from_numpy(centre_mm).float()
-    inside = ((scan_mm >= 0) & (scan_mm <= torch.tensor(case.scan_mm))).all(-1)
-    return (organ.to(torch.uint8) + (organ & tumor)) * inside, inside
+    def __init__(self, n_samples: int, *, rank: int = 0, world_size: int = 1, repeats: bool = False) -> None:
+        self.n_samples, self.rank, self.world_size, self.repeats = n_samples, rank, world_size, repeats
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning tells the epoch, a resumed one too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_samples
+
+    def __iter__(self) -> Iterator[int]:
+        total = self.n_samples * self.world_size
+        start = 0 if self.repeats else self.epoch * total
+        return iter(range(start + self.rank, start + total, self.world_size))
 
 
-def _short_scan(roi: RoiSpec, random: np.random.Generator) -> Tensor:
-    """Voxels (D, 1, 1) of a scan that covers a part of the ROI along z, around its centre or a little off."""
-    length_mm = random.uniform(*RANGES.short_scan_mm)
-    centre_mm = random.uniform(-RANGES.shift_mm, RANGES.shift_mm)
-    z_mm = (torch.arange(roi.shape_vox[0]) - (roi.shape_vox[0] - 1) / 2) * roi.spacing_mm
-    return ((z_mm - centre_mm).abs() <= length_mm / 2)[:, None, None]
+def split_cases(names: Sequence[str], *, fold: int, seed: int) -> tuple[list[str], list[str]]:
+    """90 % for training and 10 % for validation, by case (paper, section 2.4).
+
+    Args:
+        names: of all cases.
+        fold: 0 … 9; over the ten folds every case is validated on once.
+        seed: of the shuffle.
+    """
+    shuffled = np.random.default_rng(seed).permutation(np.asarray(sorted(names))).tolist()
+    held_out = set(shuffled[fold::FOLDS]) if len(shuffled) > 1 else set()
+    if not held_out and len(shuffled) > 1:
+        held_out = {shuffled[fold % len(shuffled)]}
+    return [n for n in sorted(names) if n not in held_out], sorted(held_out) or list(names)
+
+
+class Patients(lightning.LightningDataModule):
+    """Training and validation samples of a run.
+
+    Args:
+        config: of the run.
+        cache: from `prepare`; None draws every patient.
+        fold: which tenth is held out.
+        workers: processes that draw samples ahead; 0 draws in the main process, on its device.
+    """
+
+    def __init__(self, config: TrainConfig, cache: Path | None, *, fold: int = 0, workers: int = 0) -> None:
+        super().__init__()
+        self.config, self.cache, self.workers = config, cache, workers
+        names = cached_names(cache) if cache else []
+        self.training_names, self.validation_names = split_cases(names, fold=fold, seed=config.seed)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Fresh samples in every epoch."""
+        return self._loader(
+            self._patients(self.training_names, self.config.sampling, TRAINING),
+            self.config.steps_per_epoch,
+            repeats=False,
+            workers=self.workers,
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """The same samples of held-out cases in every epoch."""
+        sampling = replace(AS_THEY_ARE, centres=self.config.sampling.centres)
+        patients = Kept(self._patients(self.validation_names, sampling, VALIDATION))
+        return self._loader(patients, self.config.validation_steps, repeats=True, workers=0)
+
+    def _patients(self, names: list[str], sampling: SamplingConfig, stream: int) -> Dataset[Sample]:
+        if self.config.source == "images":
+            if self.cache is None:
+                raise ValueError("this preset trains on images: give the cache that `prepare` wrote")
+            return RealPatients(self.cache, names, self.config, stream=stream)
+        maps = list(load_label_maps(self.cache, names)) if self.cache else []
+        device = self.trainer.strategy.root_device if self.trainer and not self.workers else None
+        return SyntheticPatients(maps, self.config, sampling, stream=stream, device=device)
+
+    def _loader(
+        self, patients: Dataset[Sample], steps: int, *, repeats: bool, workers: int
+    ) -> DataLoader[Sample]:
+        sampler = EpochSampler(steps * self.config.batch_size, repeats=repeats)
+        if self.trainer:
+            sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
+            # workers draw a resumed run's first epoch before Lightning says, or knows, which one it is
+            sampler.set_epoch(self.trainer.global_step // self.config.steps_per_epoch)
+        return DataLoader(
+            patients,
+            batch_size=self.config.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_one_thread,
+        )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

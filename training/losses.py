@@ -1,39 +1,67 @@
-"""The paper's losses (section 2.2, equation 1), and the term that helps the tumor stage to start."""
+"""The paper's loss and what may be added to it. All of them: per case, then the mean over the batch."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-EPSILON = 1.0
-"""Voxels added to the denominator: an empty truth with an empty prediction has no gradient to divide by."""
+EPSILON = 1e-6
+"""Keeps an empty case finite; next to a single voxel it is nothing."""
 
 
-def dice_loss(probability: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """−DSC = −2 Σpt / (Σp + Σt + ε), for each case, then the mean over the batch (equation 1).
+def _per_case(values: Tensor) -> Tensor:
+    """(B, …) → (B,), summed."""
+    return values.flatten(1).sum(1)
+
+
+def dice_loss(probability: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """−DSC = −2Σpt / (Σp + Σt + ε) (paper, equation 1), from 0 (nothing right) to −1.
+
+    A case without a target voxel gives 0 and no gradient, whatever is predicted.
 
     Args:
-        probability: (batch, 1, D, H, W) in [0, 1].
-        target: the same shape, 0 or 1.
-        mask: the same shape, 0 or 1; only voxels with 1 count (tumor stage: the true kidney ∪ tumor).
+        probability: (B, 1, D, H, W) in [0, 1].
+        target: same shape, 0 or 1.
+        mask: same shape, 0 or 1; only voxels where it is 1 count (the tumor loss: inside the kidneys).
 
     Returns:
-        A scalar in [−1, 0].
+        Scalar.
     """
     if mask is not None:
         probability, target = probability * mask, target * mask
-    axes = tuple(range(1, probability.ndim))
-    overlap = (probability * target).sum(axes)
-    total = probability.sum(axes) + target.sum(axes)
-    return -(2 * overlap / (total + EPSILON)).mean()
+    overlap = 2 * _per_case(probability * target)
+    return -(overlap / (_per_case(probability) + _per_case(target) + EPSILON)).mean()
 
 
 def cross_entropy_loss(
-    logits: Tensor, target: Tensor, mask: Tensor | None = None, *, positive_weight: float = 1.0
+    logits: Tensor, target: Tensor, *, mask: Tensor | None = None, positive_weight: float = 1.0
 ) -> Tensor:
-    """Binary cross-entropy, averaged over the voxels of the mask (all voxels without one)."""
-    voxelwise = functional.binary_cross_entropy_with_logits(
-        logits, target, pos_weight=torch.tensor(positive_weight, device=logits.device), reduction="none"
-    )
+    """Binary cross-entropy, averaged over each case's voxels (in the mask).
+
+    Args:
+        logits: (B, 1, D, H, W), unbounded.
+        target: same shape, 0 or 1.
+        mask: same shape, 0 or 1. A case with an empty mask gives 0.
+        positive_weight: of the voxels where the target is 1.
+
+    Returns:
+        Scalar.
+    """
+    weight = logits.new_tensor(positive_weight)
+    losses = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none")
     if mask is None:
-        return voxelwise.mean()
-    return (voxelwise * mask).sum() / mask.sum().clamp(min=1)
+        return losses.mean()
+    return (_per_case(losses * mask) / _per_case(mask).clamp(min=1)).mean()
+
+
+def dice_score(predicted: Tensor, target: Tensor) -> Tensor:
+    """DSC of each case, of thresholded masks.
+
+    Args:
+        predicted, target: (B, 1, D, H, W) bool.
+
+    Returns:
+        (B,) in [0, 1]; NaN where the target is empty.
+    """
+    overlap = 2 * _per_case(predicted & target)
+    truth = _per_case(target)
+    return torch.where(truth > 0, overlap / (_per_case(predicted) + truth), torch.nan)

@@ -1,86 +1,266 @@
-"""One training run as a LightningModule: the network, the loss of its stage, the optimiser, the scores."""
+"""One network in training: loss, validation, optimiser, and its export as self-describing weights."""
 
-import math
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 
+from inference.preprocess import RoiSpec
 from inference.vnet import VNet
-from training.config import TrainingConfig
-from training.losses import cross_entropy_loss, dice_loss
+from inference.weights import WeightsError, WeightsMetadata, load_weights, save_weights
+from training.config import OptimiserConfig, TrainConfig
+from training.data import Sample
+from training.losses import cross_entropy_loss, dice_loss, dice_score
+from training.prepare import TUMOR
 
-Batch = tuple[Tensor, Tensor, Tensor]
+METADATA = "weights_metadata"
+"""Key of a checkpoint under which the network's contract lies, as JSON."""
+VALIDATION_DSC = "validation_dsc"
+"""Key of the weights' provenance."""
 
 
-class StageModule(lightning.LightningModule):
-    """Trains one stage's V-Net.
+class Segmentation(lightning.LightningModule):
+    """The kidney or the tumor network of one run.
 
     Args:
-        config: the run.
-        initial: state dict of a `VNet` to start from (tumor stage: the kidney network's).
+        config: of the run.
+        metadata: what the exported weights will say of themselves.
     """
 
-    def __init__(self, config: TrainingConfig, *, initial: dict[str, Tensor] | None = None) -> None:
+    def __init__(self, config: TrainConfig, metadata: WeightsMetadata) -> None:
         super().__init__()
-        self.config = config
-        self.network = VNet()
-        if initial is not None:
-            self.network.load_state_dict(initial)
-        if config.head_bias is not None:
-            nn.init.normal_(self.network.head.weight, std=0.01)
-            nn.init.constant_(self.network.head.bias, config.head_bias)
-        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.config, self.metadata = config, metadata
+        self.net = VNet(base_channels=config.base_channels)
+        if config.channels_last:
+            self.net = self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        for layer in self.net.modules():
+            if isinstance(layer, nn.BatchNorm3d):
+                layer.momentum = config.optimiser.batch_norm_momentum
+        if config.activation_checkpointing:
+            checkpoint_activations(self.net)
 
-    def _loss(self, logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        loss = dice_loss(torch.sigmoid(logits), target, mask)
-        if self.config.cross_entropy:
-            entropy = cross_entropy_loss(logits, target, mask, positive_weight=self.config.positive_weight)
-            loss = loss + self.config.cross_entropy * entropy
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, D, H, W) in [0, 1] → float32 logits of the same shape."""
+        if self.config.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last_3d)
+        return self.net.logits(image).float()
+
+    def training_step(self, batch: Sample, index: int) -> Tensor:
+        """Loss of one batch."""
+        loss, _ = self._loss(batch)
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 
-    def _logits(self, image: Tensor) -> Tensor:
-        return self.network.logits(image.contiguous(memory_format=torch.channels_last_3d)).float()
+    def validation_step(self, batch: Sample, index: int) -> None:
+        """Loss, and DSC at the threshold of the cases that show the structure."""
+        loss, logits = self._loss(batch)
+        target, mask = self._target(batch[1])
+        predicted = (logits > 0) if mask is None else (logits > 0) & (mask > 0)  # sigmoid(0) is one half
+        scores = dice_score(predicted, target > 0)
+        shown = scores[~scores.isnan()]
+        self.log("val_loss", loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(scores))
+        self.scores += shown.tolist()
+        if index == 0 and isinstance(self.logger, TensorBoardLogger):
+            picture = overlay(batch[0][0, 0], target[0, 0] > 0, predicted[0, 0])
+            self.logger.experiment.add_image("validation", picture, self.global_step)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        """One batch's loss."""
-        image, target, mask = batch
-        loss = self._loss(self._logits(image), target, mask)
-        self.log("training_loss", loss, prog_bar=True)
-        return loss
+    def on_validation_epoch_start(self) -> None:
+        """No scores yet."""
+        self.scores: list[float] = []
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """Logs loss and hard DSC; cases without a target do not count in the DSC (0 / 0)."""
-        image, target, mask = batch
-        logits = self._logits(image)
-        self.log("validation_loss", self._loss(logits, target, mask), prog_bar=True, batch_size=len(image))
-        predicted = (logits > 0).float() * mask
-        overlap, total = ((predicted * target).sum((1, 2, 3, 4)), (predicted + target).sum((1, 2, 3, 4)))
-        with_target = target.sum((1, 2, 3, 4)) > 0
-        if with_target.any():
-            score = (2 * overlap / total)[with_target].mean()
-            self.log("validation_dsc", score, prog_bar=True, batch_size=int(with_target.sum()))
+    def on_validation_epoch_end(self) -> None:
+        """Mean DSC over the cases that show the structure, of all ranks together."""
+        sums = torch.tensor([sum(self.scores), float(len(self.scores))], device=self.device)
+        total, count = self.all_gather(sums).reshape(-1, 2).sum(0)  # type: ignore[union-attr]
+        self.log("val_dsc", total / count.clamp(min=1), prog_bar=True)
 
-    def configure_optimizers(self) -> Any:
-        """SGD as in the paper, or AdamW; a warm-up and a cosine where the config asks for them."""
-        config = self.config
-        if config.optimiser == "sgd":
-            optimiser: torch.optim.Optimizer = torch.optim.SGD(
-                self.parameters(),
-                lr=config.learning_rate,
-                momentum=config.momentum,
-                weight_decay=config.weight_decay,
-            )
-        else:
-            optimiser = torch.optim.AdamW(
-                self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-            )
-        total = config.steps_per_epoch * config.max_epochs
+    def _target(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Target and mask of the loss, float (B, 1, D, H, W): kidney ∪ tumor, or tumor within it."""
+        labels = labels[:, None]
+        kidneys = (labels > 0).float()
+        if self.config.stage == "kidney":
+            return kidneys, None
+        return (labels == TUMOR).float(), kidneys
 
-        def factor(step: int) -> float:
-            warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-            return warm * (0.5 * (1 + math.cos(math.pi * min(1.0, step / total))) if config.cosine else 1.0)
+    def _loss(self, batch: Sample) -> tuple[Tensor, Tensor]:
+        image, labels = batch
+        logits = self(image)
+        with torch.autocast(image.device.type, enabled=False):  # sums over millions of voxels
+            target, mask = self._target(labels)
+            loss = dice_loss(torch.sigmoid(logits), target, mask=mask)
+            weights = self.config.loss
+            if weights.cross_entropy:
+                entropy = cross_entropy_loss(
+                    logits, target, mask=mask, positive_weight=weights.positive_weight
+                )
+                loss = loss + weights.cross_entropy * entropy
+        return loss, logits
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The configured optimiser, its rate following the plan step by step."""
+        config = self.config.optimiser
+        optimiser = _optimiser(self.net, config)
+        plan = self.config.max_steps
+
+        def rate(step: int) -> float:
+            if step < config.warmup_steps:
+                return (step + 1) / config.warmup_steps
+            if not config.cosine:
+                return 1.0
+            share = min(1.0, (step - config.warmup_steps) / max(1, plan - config.warmup_steps))
+            return 0.5 * (1 + float(torch.cos(torch.tensor(share * torch.pi))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint says what its weights are, so that it can be exported on its own."""
+        reached = {"step": str(self.global_step)}
+        if "val_dsc" in self.trainer.callback_metrics:
+            reached[VALIDATION_DSC] = f"{float(self.trainer.callback_metrics['val_dsc']):.4f}"
+        metadata = replace(self.metadata, provenance={**self.metadata.provenance, **reached})
+        checkpoint[METADATA] = json.dumps(asdict(metadata), sort_keys=True)
+
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a network's weights; the last layer is drawn anew where the config says so.
+
+        Raises:
+            ValueError: they are of another architecture.
+        """
+        try:
+            self.net.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(
+                f"--init: another architecture ({str(error).splitlines()[-1].strip()})"
+            ) from error
+
+    def reset_head(self) -> None:
+        """A last layer that starts unsaturated, at rare foreground: the tumor's loss collapses otherwise."""
+        with torch.no_grad():
+            self.net.head.reset_parameters()
+            assert self.net.head.bias is not None
+            self.net.head.bias.fill_(self.config.head_bias)
+
+
+def checkpoint_activations(net: VNet) -> None:
+    """Keep the blocks' inputs only, compute the rest again in the backward pass: less memory, more time."""
+
+    def wrapped(block: nn.Module) -> nn.Module:
+        return checkpoint_wrapper(
+            block,
+            checkpoint_impl=CheckpointImpl.NO_REENTRANT,
+            context_fn=partial(_contexts, block),
+            preserve_rng_state=False,  # nothing in the network is random
+        )
+
+    for blocks in (net.encoder, net.decoder):
+        for i, block in enumerate(blocks):
+            blocks[i] = wrapped(block)
+    net.bottleneck = wrapped(net.bottleneck)  # type: ignore[assignment]
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _still_statistics(block)
+
+
+@contextmanager
+def _still_statistics(block: nn.Module) -> Iterator[None]:
+    """The second computation of a batch must not count in batch norm's running statistics again."""
+    layers = [layer for layer in block.modules() if isinstance(layer, nn.BatchNorm3d)]
+    momentum = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, value in zip(layers, momentum, strict=True):
+            layer.momentum = value
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked -= 1
+
+
+def overlay(image: Tensor, truth: Tensor, predicted: Tensor) -> Tensor:
+    """The axial slice with most truth: truth green, prediction red, both yellow.
+
+    Args:
+        image: (D, H, W) in [0, 1].
+        truth, predicted: (D, H, W) bool.
+
+    Returns:
+        uint8 (3, H, W).
+    """
+    z = int(truth.sum((1, 2)).argmax())
+    grey = image[z].float()
+    colours = torch.stack((predicted[z], truth[z], torch.zeros_like(truth[z]))).float()
+    is_marked = (predicted[z] | truth[z]).float() * 0.4
+    return ((grey * (1 - is_marked) + colours * is_marked) * 255).to(torch.uint8).cpu()
+
+
+def _optimiser(net: VNet, config: OptimiserConfig) -> torch.optim.Optimizer:
+    if config.kind == "sgd":
+        return torch.optim.SGD(net.parameters(), lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def load_tensors(path: Path) -> Mapping[str, Tensor]:
+    """A network's weights from an exported file of either stage, or from a checkpoint.
+
+    Raises:
+        ValueError: the file holds no such weights.
+    """
+    if path.suffix == ".ckpt":
+        return _read_checkpoint(path)[0]
+    try:
+        return load_weights(path, "kidney").model.state_dict()
+    except WeightsError:
+        return load_weights(path, "tumor").model.state_dict()
+
+
+def export_weights(checkpoint: Path, out: Path, *, version: str | None = None) -> WeightsMetadata:
+    """Write the network of a checkpoint as self-describing weights.
+
+    Args:
+        checkpoint: of a run of `train`.
+        out: the `.safetensors` file.
+        version: of the weights, for the model card.
+
+    Raises:
+        ValueError: no checkpoint of ours.
+    """
+    tensors, metadata = _read_checkpoint(checkpoint)
+    if version is not None:
+        metadata = replace(metadata, version=version)
+    net = VNet(base_channels=metadata.base_channels)
+    net.load_state_dict(tensors)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    save_weights(partial, net, metadata)
+    partial.replace(out)
+    return metadata
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], WeightsMetadata]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if METADATA not in content:
+        raise ValueError(f"{path}: not a checkpoint of this project's training")
+    raw = json.loads(content[METADATA])
+    roi = raw.pop("roi")
+    spec = RoiSpec(**{**roi, "shape_vox": tuple(roi["shape_vox"]), "window_hu": tuple(roi["window_hu"])})
+    tensors = {
+        key.removeprefix("net."): value
+        for key, value in content["state_dict"].items()
+        if key.startswith("net.")
+    }
+    return tensors, WeightsMetadata(roi=spec, **raw)

@@ -1,135 +1,143 @@
-"""A training run from label maps to a weights file; reads top to bottom."""
+"""Train one network: from a preset and a cache to checkpoints, curves and weights."""
 
-from dataclasses import asdict
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning
-import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from safetensors.torch import load_file
-from torch.utils.data import DataLoader
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from inference.weights import WeightsMetadata, save_weights
-from training.config import TrainingConfig
-from training.data import SyntheticCases, split_cases
-from training.module import StageModule
-from training.prepare import load_label_maps
+from inference.weights import WeightsMetadata
+from training.config import TrainConfig
+from training.data import Patients
+from training.module import Segmentation, export_weights, load_tensors
+from training.report import EpochTable, plot_curves
 
-VALIDATION_SEED = 1_000_003
-"""Added to the run's seed: validation patients are drawn from another stream than training patients."""
+log = logging.getLogger("training")
+BEST, LAST = "best", "last"
 
 
-class Samples(lightning.LightningDataModule):
-    """Feeds each epoch the next samples of the endless sequence, also after a resume."""
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and on what a run takes place; nothing here changes what is computed but `fold` and `init`.
 
-    def __init__(self, config: TrainingConfig, cache: Path | None, *, workers: int) -> None:
-        super().__init__()
-        self.config, self.workers = config, workers
-        label_maps = list(load_label_maps(cache)) if cache is not None else []
-        parts = split_cases(label_maps, seed=config.seed, validation_share=config.validation_share)
-        self.training = [case for case in label_maps if parts[case.name] == "training"]
-        self.validation = [case for case in label_maps if parts[case.name] == "validation"]
+    Attributes:
+        out: folder of the run: checkpoints, metrics.csv, curves.png, TensorBoard, weights.
+        cache: from `prepare`; None draws every patient.
+        init: weights or checkpoint to start from.
+        resume: go on from the run's last checkpoint, if it has one.
+        fold: which tenth of the cases is held out.
+        max_minutes: stop after this, at the end of an epoch; 0 is no limit.
+        accelerator, devices, nodes: as Lightning has them; several devices train with DDP.
+        workers: processes that draw samples ahead.
+    """
 
-    def _loader(self, dataset: SyntheticCases) -> DataLoader:
-        # workers draw while the network computes; each with one thread
-        return DataLoader(dataset, batch_size=self.config.batch_size, num_workers=self.workers)
-
-    def train_dataloader(self) -> DataLoader:
-        """The current epoch's samples."""
-        config = self.config
-        per_epoch = config.steps_per_epoch * config.batch_size
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        return self._loader(
-            SyntheticCases(
-                self.training,
-                stage=config.stage,
-                roi=config.roi,
-                seed=config.seed,
-                first=epoch * per_epoch,
-                length=per_epoch,
-            )
-        )
-
-    def val_dataloader(self) -> DataLoader:
-        """The same patients at every validation."""
-        config = self.config
-        return self._loader(
-            SyntheticCases(
-                self.validation,
-                stage=config.stage,
-                roi=config.roi,
-                seed=config.seed + VALIDATION_SEED,
-                length=config.validation_steps * config.batch_size,
-            )
-        )
+    out: Path
+    cache: Path | None = None
+    init: Path | None = None
+    resume: bool = False
+    fold: int = 0
+    max_minutes: float = 0.0
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 0
 
 
-def train(
-    config: TrainingConfig,
-    cache: Path | None,
-    out: Path,
-    *,
-    initial: Path | None = None,
-    resume: bool = False,
-    workers: int = 1,
-    progress: bool = True,
-    callbacks: tuple[Callback, ...] = (),
-) -> Path:
-    """Train one stage and write its weights file.
+class StopAfter(Callback):
+    """Stop at the end of the epoch in which the time is spent; its checkpoint resumes exactly."""
+
+    def __init__(self, minutes: float) -> None:
+        self.until = time.monotonic() + 60 * minutes
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Lightning asks."""
+        if time.monotonic() > self.until:
+            trainer.should_stop = True
+
+
+def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
+    """Train, and export the best weights.
 
     Args:
-        config: the run.
-        cache: folder made by `prepare`; None draws all kidneys.
-        out: folder of checkpoints, metrics.csv and the weights file.
-        initial: weights file to start from.
-        resume: go on from `out/last.ckpt`.
-        workers: processes that draw samples.
-        progress: show a progress bar.
-        callbacks: further Lightning callbacks.
+        config: what to compute.
+        options: where.
+        name: of the preset, for the weights' provenance.
 
     Returns:
-        The weights file, `out/<stage>.safetensors`, with the weights of the last step (cosine schedule) or
-        of the epoch with the best validation loss.
+        The weights file.
     """
-    lightning.seed_everything(config.seed)
-    best = ModelCheckpoint(
-        out, filename="best", monitor="validation_loss", save_last=True, enable_version_counter=False
+    lightning.seed_everything(config.seed, verbose=False)
+    patients = Patients(config, options.cache, fold=options.fold, workers=options.workers)
+    metadata = WeightsMetadata(
+        stage=config.stage,
+        roi=config.roi,
+        base_channels=config.base_channels,
+        provenance={
+            "preset": name,
+            "source": config.source,
+            "cases": f"{len(patients.training_names)} training, {len(patients.validation_names)} validation",
+            "fold": f"{options.fold}/10",
+            "seed": str(config.seed),
+        },
     )
+    module = Segmentation(config, metadata)
+    if options.init:
+        module.start_from(load_tensors(options.init))
+    if config.fresh_head:
+        module.reset_head()
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    last = options.out / f"{LAST}.ckpt"
+    is_resumed = options.resume and last.is_file()
+    table = EpochTable(options.out / "metrics.csv", goes_on=is_resumed)
     trainer = lightning.Trainer(
-        accelerator="auto",
-        devices=1,
-        precision="bf16-mixed" if config.bf16 else "32-true",
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        strategy="ddp" if options.devices * options.nodes > 1 else "auto",
+        precision=config.precision,
         max_epochs=config.max_epochs,
-        callbacks=[EarlyStopping("validation_loss", patience=config.patience), best, *callbacks],
-        logger=CSVLogger(out, name="", version=""),
-        log_every_n_steps=5,
+        limit_train_batches=config.steps_per_epoch,
+        limit_val_batches=config.validation_steps,
         num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-        enable_progress_bar=progress,
+        gradient_clip_val=config.optimiser.gradient_norm or None,
+        use_distributed_sampler=False,  # our sampler knows its rank
+        logger=TensorBoardLogger(options.out, name="", version="tensorboard"),
+        callbacks=[*_callbacks(config, options), table],
         enable_model_summary=False,
+        enable_progress_bar=table.is_terminal,
+        log_every_n_steps=10,
     )
-    samples = Samples(config, cache, workers=workers)
-    module = StageModule(config, initial=None if initial is None else load_file(initial))
-    last = out / "last.ckpt"
-    trainer.fit(module, samples, ckpt_path=last if resume and last.exists() else None, weights_only=False)
-    return export(last if config.cosine else Path(best.best_model_path), config, samples, out)
+    trainer.fit(module, datamodule=patients, ckpt_path=last if is_resumed else None, weights_only=True)
+
+    weights = options.out / f"{config.stage}.safetensors"
+    if trainer.is_global_zero:
+        (options.out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+        plot_curves(table.path, options.out / "curves.png")
+        export_weights(options.out / f"{BEST}.ckpt", weights)
+        log.info("weights: %s", weights)
+    return weights
 
 
-def export(checkpoint: Path, config: TrainingConfig, samples: Samples, out: Path) -> Path:
-    """Write a checkpoint's network as a self-describing weights file."""
-    module = StageModule(config)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    module.load_state_dict(state["state_dict"])
-    provenance = {
-        "data": f"{len(samples.training)} label maps, synthetic CTs drawn around them",
-        "recipe": repr({k: v for k, v in asdict(config).items() if k not in ("roi", "stage")}),
-        "steps": str(state["global_step"]),
-    }
-    path = out / f"{config.stage}.safetensors"
-    save_weights(
-        path,
-        module.network,
-        WeightsMetadata(stage=config.stage, roi=config.roi, version="early-1", provenance=provenance),
-    )
-    return path
+def _callbacks(config: TrainConfig, options: RunOptions) -> list[Callback]:
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            options.out,
+            filename=BEST,
+            monitor="val_loss",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+    ]
+    if config.patience:
+        callbacks.append(EarlyStopping("val_loss", patience=config.patience))
+    if options.max_minutes:
+        callbacks.append(StopAfter(options.max_minutes))
+    if EpochTable.is_terminal:
+        callbacks.append(TQDMProgressBar(refresh_rate=1))
+    return callbacks

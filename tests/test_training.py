@@ -1,0 +1,282 @@
+"""Training as a whole: sampling, the network's make-up, resuming, DDP, the commands."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from inference.preprocess import RoiSpec
+from inference.vnet import VNet
+from inference.weights import WeightsMetadata, load_weights
+from training.cli import main
+from training.config import AS_THEY_ARE, PRESETS, SamplingConfig
+from training.data import (
+    EpochSampler,
+    Kept,
+    SyntheticPatients,
+    draw_label_map,
+    edit_labels,
+    place_patient,
+    split_cases,
+)
+from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
+from training.reproduce import TINY_CHAIN, reproduce
+from training.train import RunOptions, train
+
+TINY = replace(
+    PRESETS["tiny-kidney"],
+    base_channels=1,
+    roi=RoiSpec(shape_vox=(16, 24, 24), spacing_mm=12.0),
+    steps_per_epoch=2,
+    validation_steps=1,
+    max_epochs=3,
+)
+REACHED_DSC = 0.35
+"""What the tiny kidney network must reach on held-out seeds: a sign of learning, no network worth having."""
+
+
+def test_the_network_is_the_papers() -> None:
+    net = VNet()
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv3d) and m.kernel_size == (3, 3, 3)]
+    assert len(convolutions) == 14
+    assert not [m for m in net.encoder.modules() if isinstance(m, nn.BatchNorm3d)]
+    assert len([m for m in net.modules() if isinstance(m, nn.BatchNorm3d)]) == 2 + 6
+
+
+def test_defaults_are_the_papers() -> None:
+    for name, stage in (("paper-kidney", "kidney"), ("paper-tumor", "tumor")):
+        config = PRESETS[name]
+        assert (config.stage, config.source, config.optimiser.kind) == (stage, "images", "sgd")
+        assert (config.roi.shape_vox, config.roi.spacing_mm, config.crop_vox) == ((168,) * 3, 2.0, None)
+        assert (config.steps_per_epoch, config.validation_steps) == (100, 20)
+        assert (config.max_epochs, config.patience) == (1000, 90)
+        assert config.loss.cross_entropy == 0
+
+
+# --- samples ------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_repeats_and_no_other_sample_shifts_it() -> None:
+    first = SyntheticPatients([], TINY, TINY.sampling)
+    one, two = first[3], first[4]
+    again = SyntheticPatients([], TINY, TINY.sampling)[3]
+    assert torch.equal(one[0], again[0])
+    assert torch.equal(one[1], again[1])
+    assert not torch.equal(one[0], two[0])
+
+
+def test_samples_have_kidneys_in_range() -> None:
+    patients = SyntheticPatients([], TINY, TINY.sampling)
+    for i in range(8):
+        image, labels = patients[i]
+        assert image.shape == (1, 16, 24, 24)
+        assert image.dtype == torch.float32
+        assert 0 <= image.min() <= image.max() <= 1
+        assert labels.dtype == torch.uint8
+        assert int(labels.max()) <= 2
+
+
+def test_edits_do_what_they_say() -> None:
+    rng = np.random.default_rng(0)
+    source = next(s for s in (draw_label_map(rng) for _ in range(9)) if (s.labels == 2).any())
+
+    def edit(**changes: float) -> np.ndarray:
+        return edit_labels(source, replace(AS_THEY_ARE, **changes), np.random.default_rng(1)).labels
+
+    np.testing.assert_array_equal(edit(), source.labels)
+    np.testing.assert_array_equal(edit(mirror_share=1), source.labels[:, :, ::-1])
+    np.testing.assert_array_equal(edit(tumor_removed_share=1), np.minimum(source.labels, 1))
+    n_tumor = (source.labels == 2).sum()
+    shrunk, added = edit(tumor_shrunk_share=1), edit(tumor_added_share=1)
+    assert 0 < (shrunk == 2).sum() < n_tumor
+    np.testing.assert_array_equal(shrunk > 0, source.labels > 0)
+    assert (added == 2).sum() > n_tumor
+    assert 0 < (edit(kidney_removed_share=1) > 0).sum() < (source.labels > 0).sum()
+
+
+def test_mirroring_keeps_kidneys_in_place() -> None:
+    source = draw_label_map(np.random.default_rng(0))
+    edited = edit_labels(source, replace(AS_THEY_ARE, mirror_share=1), np.random.default_rng(1))
+    there, here = (
+        np.argwhere(m.labels > 0)[:, 2].mean() * m.spacing_mm + m.first_mm[2] for m in (source, edited)
+    )
+    assert here == pytest.approx(-there)
+
+
+def test_scans_hold_the_kidneys_unless_they_are_cut() -> None:
+    always, never = (SamplingConfig(kidneys_cut_share=share) for share in (1.0, 0.0))
+    for seed in range(10):
+        source = draw_label_map(np.random.default_rng(seed))
+        for config, is_cut in ((always, True), (never, False)):
+            patient = place_patient(source, config, np.random.default_rng(seed))
+            low, high = patient.kidney_box()
+            assert bool((patient.scan_low_mm > low).any() or (patient.scan_high_mm < high).any()) is is_cut
+
+
+def test_no_index_is_used_twice_in_a_run() -> None:
+    seen: list[int] = []
+    for rank in range(3):
+        sampler = EpochSampler(4, rank=rank, world_size=3)
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            seen += sampler
+    assert sorted(seen) == list(range(4 * 3 * 2))
+
+
+def test_validation_repeats_its_indices() -> None:
+    sampler = EpochSampler(4, repeats=True)
+    sampler.set_epoch(5)
+    assert list(sampler) == [0, 1, 2, 3]
+
+
+def test_kept_samples_do_not_change() -> None:
+    kept = Kept(SyntheticPatients([], TINY, AS_THEY_ARE))
+    first, again = kept[0], kept[0]
+    assert torch.equal(first[0], again[0])
+    assert first[0].dtype == torch.float32
+
+
+def test_folds_hold_out_every_case_once() -> None:
+    names = [f"case_{i:05d}" for i in range(25)]
+    held_out = []
+    for fold in range(10):
+        training, validation = split_cases(names, fold=fold, seed=3)
+        assert sorted(training + validation) == names
+        assert len(validation) in (2, 3)
+        held_out += validation
+    assert sorted(held_out) == names
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def run(out: Path, **options: object) -> dict[str, torch.Tensor]:
+    train(TINY, RunOptions(out, accelerator="cpu", **options), name="test")  # type: ignore[arg-type]
+    return state(out / "last.ckpt")
+
+
+def state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(checkpoint, weights_only=True)
+    assert METADATA in content
+    return content["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    run(out)
+    return out
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    uninterrupted: Path, tmp_path: Path, workers: int
+) -> None:
+    run(tmp_path, max_minutes=1e-6, workers=workers)  # stops after its first epoch
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 1
+    resumed = run(tmp_path, resume=True, workers=workers)
+    expected = state(uninterrupted / "last.ckpt")
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[key], expected[key]) for key in expected)
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
+    names = {path.name for path in uninterrupted.iterdir()}
+    assert names >= {"best.ckpt", "last.ckpt", "config.json", "metrics.csv", "curves.png", "tensorboard"}
+    weights = load_weights(uninterrupted / "kidney.safetensors", "kidney")
+    assert weights.metadata.roi == TINY.roi
+    assert weights.metadata.provenance["preset"] == "test"
+    assert "validation_dsc" in weights.metadata.provenance
+
+
+def test_any_checkpoint_can_be_exported(uninterrupted: Path, tmp_path: Path) -> None:
+    export_weights(uninterrupted / "last.ckpt", tmp_path / "kidney.safetensors", version="7")
+    loaded = load_weights(tmp_path / "kidney.safetensors", "kidney")
+    assert loaded.metadata.version == "7"
+    expected = state(uninterrupted / "last.ckpt")
+    assert all(torch.equal(loaded.model.state_dict()[k.removeprefix("net.")], expected[k]) for k in expected)
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        export_weights(tmp_path / "none.ckpt", tmp_path / "kidney.safetensors")
+
+
+def test_activation_checkpointing_changes_nothing_but_memory() -> None:
+    torch.manual_seed(0)
+    plain, saving = (Segmentation(TINY, WeightsMetadata("kidney")) for _ in range(2))
+    saving.load_state_dict(plain.state_dict())
+    checkpoint_activations(saving.net)
+    image = torch.rand(2, 1, 16, 24, 24)
+    for module in (plain, saving):
+        module(image).square().mean().backward()
+    assert plain.state_dict().keys() == saving.state_dict().keys()
+    for (name, ours), theirs in zip(plain.state_dict().items(), saving.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    for ours, theirs in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
+
+
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.test_training import TINY\n"
+        "from training.train import RunOptions, train\n"
+        "train(TINY, RunOptions(Path(sys.argv[1]), accelerator='cpu', devices=2), name='ddp')\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*command, str(script), str(tmp_path / "run")],
+        check=True,
+        capture_output=True,
+        timeout=110,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert (tmp_path / "run" / "kidney.safetensors").is_file()
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 1 + 3
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+def test_from_a_fake_kits19_folder_to_both_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(*arguments: object) -> None:
+        result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    small = replace(TINY, source="images", roi=RoiSpec(), crop_vox=(24, 24, 24), batch_size=1, max_epochs=1)
+    tumor = replace(small, stage="tumor", fresh_head=True)
+    monkeypatch.setattr("training.cli.PRESETS", {**PRESETS, "paper-kidney": small, "paper-tumor": tumor})
+    data, cache = tmp_path / "kits19", tmp_path / "cache"
+    call("synthesize", data, "--cases", 2, "--spacing-mm", 6)
+    call("prepare", data, cache)
+    call("train", "paper-kidney", cache, "--out", tmp_path / "k", "--accelerator", "cpu")
+    kidney = tmp_path / "k" / "kidney.safetensors"
+    call("train", "paper-tumor", cache, "--out", tmp_path / "t", "--init", kidney, "--accelerator", "cpu")
+    metadata = load_weights(tmp_path / "t" / "tumor.safetensors", "tumor").metadata
+    assert metadata.roi == RoiSpec()
+
+
+def test_the_tiny_chain_learns(tmp_path: Path) -> None:
+    results = {
+        result.stage: result for result in reproduce(None, tmp_path, chain=TINY_CHAIN, accelerator="cpu")
+    }
+    assert results["kidney"].reached >= REACHED_DSC
+    for stage in ("kidney", "tumor"):
+        load_weights(tmp_path / f"{stage}.safetensors", stage)  # type: ignore[arg-type]  # checks SHA256SUMS
+    assert "kidney.safetensors" in (tmp_path / "SHA256SUMS").read_text()
+
+
+def test_wrong_usage_is_said() -> None:
+    runner = CliRunner()
+    assert (
+        runner.invoke(main, ["train", "paper-kidney", "--out", "nowhere", "--fold", "10/10"]).exit_code == 2
+    )
+    assert runner.invoke(main, ["train", "nonsense", "--out", "nowhere"]).exit_code == 2

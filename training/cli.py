@@ -1,0 +1,175 @@
+"""The command: arguments to calls. No numerics."""
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from inference.preprocess import RoiSpec
+from training.config import PRESETS, Precision
+
+log = logging.getLogger("training")
+EXIT_SOME_FAILED, EXIT_USAGE = 1, 2
+
+
+def _path() -> click.Path:
+    return click.Path(path_type=Path)
+
+
+def _parse_fold(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    fold, slash, count = value.partition("/")
+    if (slash, count) != ("/", "10") or not fold.isdecimal() or int(fold) > 9:
+        raise click.BadParameter(f"{value!r} is not K/10 with K from 0 to 9")
+    return int(fold)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Train the kidney and the tumor network."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+
+
+@main.command("prepare")
+@click.argument("data", type=_path())
+@click.argument("cache", type=_path())
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Cases at once; each takes up to 3 GiB.")  # fmt: skip
+@click.option("--normalisation", type=click.Choice(["window", "minmax"]), default="window", show_default=True,
+              help="Of the images: a fixed HU window, or the paper's literal [0, 1].")  # fmt: skip
+def prepare_command(data: Path, cache: Path, processes: int, normalisation: str) -> None:
+    """KiTS19's folder DATA to a CACHE of 2 mm label maps and ROI images. Goes on where it stopped."""
+    from training.prepare import cached_names, prepare
+
+    try:
+        failed = prepare(data, cache, roi=RoiSpec(normalisation=normalisation), processes=processes)  # type: ignore[arg-type]
+    except ValueError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+    for reason in failed.values():
+        log.error("%s", reason)
+    log.info("%d cases in %s, %d failed", len(cached_names(cache)), cache, len(failed))
+    if failed:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+@main.command("train")
+@click.argument("preset", type=click.Choice(list(PRESETS)))
+@click.argument("cache", type=_path(), required=False)
+@click.option("--out", type=_path(), required=True, help="Folder of the run.")
+@click.option("--init", type=_path(), default=None, help="Weights or checkpoint to start from.")
+@click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
+@click.option("--fold", callback=_parse_fold, default="0/10", show_default=True, metavar="K/10",
+              help="Which tenth of the cases is held out, K from 0 to 9.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--max-steps", type=click.IntRange(min=1), default=None,
+              help="Planned steps, which the learning rate follows.  [default: the preset's]")  # fmt: skip
+@click.option("--max-minutes", type=float, default=0.0,
+              help="Stop at the end of the epoch in which this time is spent.")  # fmt: skip
+@click.option("--accelerator", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Several train with DDP.")  # fmt: skip
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--precision", type=click.Choice(["32-true", "bf16-mixed", "16-mixed"]), default=None,
+              help="[default: the preset's]")  # fmt: skip
+@click.option("--checkpoint-activations", is_flag=True, help="Less memory, more time.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Processes that draw samples ahead; 0 draws on the training device.")  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=None, help="CPU threads.  [default: all cores]"
+)
+def train_command(
+    preset: str,
+    cache: Path | None,
+    seed: int,
+    max_steps: int | None,
+    precision: Precision | None,
+    checkpoint_activations: bool,
+    threads: int | None,
+    **options: Any,
+) -> None:
+    """Train PRESET on a CACHE that `prepare` wrote; synthetic presets draw all patients without one."""
+    import torch
+
+    from training.train import RunOptions, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    config = replace(PRESETS[preset], seed=seed)
+    if precision:
+        config = replace(config, precision=precision)
+    if checkpoint_activations:
+        config = replace(config, activation_checkpointing=True)
+    if max_steps:
+        epochs = max(1, round(max_steps / config.steps_per_epoch))
+        config = replace(config, max_epochs=epochs)
+    try:
+        train(config, RunOptions(cache=cache, **options), name=preset)
+    except ValueError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+
+
+@main.command("export")
+@click.argument("checkpoint", type=_path())
+@click.argument("out", type=_path())
+@click.option("--version", default=None, help="Of the weights, for the model card.")
+def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
+    """Write the network of a CHECKPOINT to OUT.safetensors, for `python -m inference`."""
+    from training.module import export_weights
+
+    try:
+        metadata = export_weights(checkpoint, out, version=version)
+    except ValueError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+    log.info("%s: %s network, %s", out, metadata.stage, metadata.roi)
+
+
+@main.command("synthesize")
+@click.argument("out", type=_path())
+@click.option("--cases", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
+@click.option("--labels", type=_path(), default=None, metavar="CACHE",
+              help="Draw CTs around prepared label maps instead of drawn kidneys.")  # fmt: skip
+@click.option("--spacing-mm", type=click.FloatRange(min=0.5, max=8.0), default=2.0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def synthesize_command(out: Path, cases: int, labels: Path | None, spacing_mm: float, seed: int) -> None:
+    """Write synthetic cases to OUT in KiTS19's layout and on-disk format."""
+    from training.prepare import cached_names, load_label_maps
+    from training.synthetic_cases import synthesise_cases
+
+    try:
+        maps = list(load_label_maps(labels, cached_names(labels))) if labels else []
+    except ValueError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+    synthesise_cases(out, cases, spacing_mm=spacing_mm, seed=seed, maps=maps)
+
+
+@main.command("reproduce")
+@click.option("--labels", type=_path(), default=None,
+              help="KiTS19's folder; only its label maps are used.  [default: drawn kidneys]")  # fmt: skip
+@click.option("--out", type=_path(), required=True, help="Folder for both weights.")
+@click.option("--shipped", type=_path(), default=None, help="Weights whose validation DSC must be met.")
+@click.option("--tiny", is_flag=True, help="The same path in a minute, for tests.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--max-steps", type=click.IntRange(min=1), default=None, help="Of each run.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--accelerator", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
+def reproduce_command(labels: Path | None, out: Path, tiny: bool, **options: Any) -> None:
+    """Train the shipped weights from label maps. Goes on where it stopped."""
+    from training.reproduce import SHIPPED_CHAIN, TINY_CHAIN, TOLERANCE, reproduce
+
+    try:
+        results = reproduce(labels, out, chain=TINY_CHAIN if tiny else SHIPPED_CHAIN, **options)
+    except ValueError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+    for result in results:
+        shipped = "nothing to compare with" if result.shipped is None else f"shipped {result.shipped:.3f}"
+        log.info("%s: validation DSC %.3f, %s", result.stage, result.reached, shipped)
+    if not all(result.agrees for result in results):
+        log.error("the validation DSC is not within %.2f of the shipped weights'", TOLERANCE)
+        sys.exit(EXIT_SOME_FAILED)

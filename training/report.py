@@ -1,0 +1,76 @@
+"""What a run leaves to look at: a table of epochs, plain progress lines, curves."""
+
+import csv
+import logging
+import sys
+import time
+from pathlib import Path
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+log = logging.getLogger("training")
+COLUMNS = ("epoch", "step", "minutes", "learning_rate", "train_loss", "val_loss", "val_dsc")
+
+
+class EpochTable(Callback):
+    """Appends one line an epoch to metrics.csv, and logs it where no progress bar can be shown.
+
+    Args:
+        path: the CSV file.
+        goes_on: keep what a stopped run wrote.
+    """
+
+    is_terminal = sys.stderr.isatty()
+
+    def __init__(self, path: Path, *, goes_on: bool) -> None:
+        self.path, self.goes_on = path, goes_on
+        self.started = self.epoch_started = time.monotonic()
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """A new run begins a new table."""
+        if trainer.is_global_zero and not (self.goes_on and self.path.exists()):
+            self.path.write_text(",".join(COLUMNS) + "\n")
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Lightning calls."""
+        self.epoch_started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Validation has taken place: the epoch's numbers are whole."""
+        if not trainer.is_global_zero:
+            return
+        now = time.monotonic()
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "minutes": round((now - self.started) / 60, 2),
+            "learning_rate": f"{trainer.optimizers[0].param_groups[0]['lr']:.3g}",
+            "train_loss": f"{metrics.get('train_loss_epoch', float('nan')):.4f}",
+            "val_loss": f"{metrics.get('val_loss', float('nan')):.4f}",
+            "val_dsc": f"{metrics.get('val_dsc', float('nan')):.4f}",
+        }
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+        if not self.is_terminal:
+            text = "  ".join(f"{name} {value}" for name, value in row.items())
+            log.info("%s  %.2f s/step", text, (now - self.epoch_started) / trainer.num_training_batches)
+
+
+def plot_curves(table: Path, out: Path) -> None:
+    """Losses and DSC over the steps, as one PNG."""
+    import matplotlib.pyplot as plt
+
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name in ("train_loss", "val_loss"):
+        left.plot(steps, [float(row[name]) for row in rows], label=name.replace("_", " "))
+    left.set(xlabel="step", ylabel="loss")
+    left.legend()
+    right.plot(steps, [float(row["val_dsc"]) for row in rows], color="tab:green")
+    right.set(xlabel="step", ylabel="validation DSC", ylim=(0, 1))
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
