@@ -18,7 +18,7 @@ usage() {
 ./run.sh build                      build the container image
 ./run.sh test [pytest options]      run the tests
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
-./run.sh train [arguments]          python -m training …
+./run.sh train [arguments]          python -m training ...
 ./run.sh --help                     this text; ./run.sh segment --help lists all options
 
 The first call makes a virtual environment in .venv (about 1.5 GB).

@@ -53,7 +53,7 @@ def _run_container(
     output.chmod(0o777)  # the container's user is nobody's here
     mounts = ["-v", f"{source}:/input:ro", "-v", f"{output}:/output"]
     command = [DOCKER, "run", *HARDENED, *mounts, *flags, image, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
 
 
 def test_the_hardened_container_writes_what_the_local_run_writes(image: str, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_the_image_has_no_pip_no_setuid_and_does_not_run_as_root(image: str) -> 
         "assert not bad, bad\n"
     )
     command = [DOCKER, "run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -116,9 +116,9 @@ def test_the_memory_limit_holds_and_the_image_is_small(image: str) -> None:
         "print(next(p.read_text().strip() for p in limits if p.exists()), m.version('torch'))\n"
     )
     command = [DOCKER, "run", *HARDENED, "--entrypoint", "python", image, "-c", script]
-    limit, torch_version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    limit, torch_version = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.split()
     assert int(limit) == MEMORY_BYTES
     inspect = [DOCKER, "image", "inspect", "--format", "{{.Size}}", image]
-    size_bytes = int(subprocess.run(inspect, capture_output=True, text=True, check=True).stdout)
+    size_bytes = int(subprocess.run(inspect, capture_output=True, encoding="utf-8", check=True).stdout)
     if torch_version.endswith("+cpu"):
         assert size_bytes <= CPU_IMAGE_BYTES

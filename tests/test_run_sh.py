@@ -11,7 +11,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [str(ROOT / "run.sh"), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         env={**os.environ, **environment},
     )
