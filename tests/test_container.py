@@ -116,7 +116,8 @@ def test_the_memory_limit_holds_and_the_image_is_small(image: str) -> None:
         "print(next(p.read_text().strip() for p in limits if p.exists()), m.version('torch'))\n"
     )
     command = [DOCKER, "run", *HARDENED, "--entrypoint", "python", image, "-c", script]
-    limit, torch_version = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.split()
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    limit, torch_version = done.stdout.split()
     assert int(limit) == MEMORY_BYTES
     inspect = [DOCKER, "image", "inspect", "--format", "{{.Size}}", image]
     size_bytes = int(subprocess.run(inspect, capture_output=True, encoding="utf-8", check=True).stdout)
