@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -128,6 +129,7 @@ def main(
 def _run_with_progress(
     cases: list[Case], cascade: Cascade, options: Options, report_path: Path | None, run: dict
 ) -> list[CaseReport]:
+    start = time.perf_counter()
     with (
         logging_redirect_tqdm([log]),
         tqdm(total=len(cases), unit="case", disable=None, leave=False) as progress,  # terminals only
@@ -135,6 +137,7 @@ def _run_with_progress(
 
         def done(reports: list[CaseReport]) -> None:
             progress.update()
+            run["seconds"] = round(time.perf_counter() - start, 3)
             if report_path is not None:
                 _is_reported(report_path, reports, run)
 

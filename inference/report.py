@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ class CaseReport:
         status: "written"; "skipped" (its output was there already); "failed" (no output, see `error`);
             "background" (failed, and an all-background map written for it on request).
         seconds: wall time by stage.
+        peak_rss_mib: the process's highest resident memory up to the end of each stage (reading ahead and
+            writing behind included).
         voxels: of the written label map: "kidney" (label 1) and "tumor" (label 2).
         kidney_ml, tumor_ml: their volumes.
         structures: kidney and tumor ml of each structure (a kidney with its tumors), largest first, and the
@@ -38,6 +41,7 @@ class CaseReport:
     output: str
     status: Status = "failed"
     seconds: dict[str, float] = field(default_factory=dict)
+    peak_rss_mib: dict[str, int] = field(default_factory=dict)
     voxels: dict[str, int] = field(default_factory=dict)
     kidney_ml: float | None = None
     tumor_ml: float | None = None
@@ -47,12 +51,13 @@ class CaseReport:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the wall time of a block to `seconds[stage]`."""
+        """Add the wall time of a block to `seconds[stage]`, and note the peak memory after it."""
         start = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
+            self.peak_rss_mib[stage] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # KiB
 
 
 def write_report(path: Path, cases: Sequence[CaseReport], run: dict[str, Any]) -> None:
@@ -61,7 +66,7 @@ def write_report(path: Path, cases: Sequence[CaseReport], run: dict[str, Any]) -
     Args:
         path: the JSON file.
         cases: all records so far.
-        run: what holds for the whole run (device, weights, options).
+        run: what holds for the whole run (device, weights, options, wall time so far).
     """
     versions = {package: version(package) for package in PACKAGES}
     content = {

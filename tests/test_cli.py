@@ -334,6 +334,7 @@ def test_report_tells_all(run: Run, tmp_path: Path, weights_folder: Path) -> Non
         assert written["voxels"][name] == n > 0
         assert written[f"{name}_ml"] == pytest.approx(n * VOXEL_ML, abs=0.01)
     assert {"read", "kidney", "tumor", "restore", "write"} <= set(written["seconds"])
+    assert written["peak_rss_mib"].keys() == written["seconds"].keys()
     assert [structure["side"] for structure in written["structures"]] == ["left", "right"]
     assert failed["status"] == "failed"
     assert failed["error"].startswith(f"{paths[1]}: cannot be read")

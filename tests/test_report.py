@@ -50,3 +50,17 @@ def test_stages_are_timed_and_added_up_also_when_they_fail(monkeypatch: pytest.M
     with pytest.raises(RuntimeError), report.timed("kidney"):
         raise RuntimeError
     assert report.seconds == {"read": 2.75, "kidney": 1.0}
+
+
+def test_peak_memory_is_noted_by_stage_and_never_falls() -> None:
+    report = CaseReport("a", "a.nii", "a.nii")
+    with report.timed("read"):
+        pass
+    before = report.peak_rss_mib["read"]
+    with report.timed("kidney"):
+        taken = bytearray(b"\1" * (before + 64 << 20))
+    assert report.peak_rss_mib["kidney"] >= before + 64 > 64
+    del taken
+    with report.timed("write"):
+        pass
+    assert report.peak_rss_mib["write"] >= report.peak_rss_mib["kidney"]
