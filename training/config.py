@@ -161,7 +161,8 @@ _PAPER_KIDNEY = TrainConfig()
 _KIDNEY_4MM = TrainConfig(
     source="synthetic",
     roi=RoiSpec(shape_vox=(88, 88, 88), spacing_mm=4.0),
-    batch_size=2,
+    crop_vox=(64, 64, 64),
+    batch_size=4,
     max_epochs=24,
     patience=0,
     optimiser=OptimiserConfig(
@@ -181,22 +182,34 @@ _KIDNEY_2MM = replace(
     _KIDNEY_4MM,
     roi=RoiSpec(),
     crop_vox=(96, 96, 96),
+    batch_size=2,
     max_epochs=40,
     optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3),
 )
-_TUMOR_2MM = replace(
-    _KIDNEY_2MM,
+_TUMOR_4MM = replace(
+    _KIDNEY_4MM,
     stage="tumor",
-    crop_vox=(80, 80, 80),
-    max_epochs=60,
-    optimiser=replace(_KIDNEY_2MM.optimiser, learning_rate=6e-4, warmup_steps=200),
+    crop_vox=(48, 48, 48),  # one kidney and what surrounds it: the loss sees nothing else
+    batch_size=8,
+    max_epochs=16,
+    optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3, warmup_steps=200),
     loss=LossConfig(cross_entropy=1.0, positive_weight=3.0),
     sampling=SamplingConfig(centres=CropCentres(kidney=0.4, tumor=0.6, border=0.0, elsewhere=0.0)),
     fresh_head=True,
 )
+_TUMOR_2MM = replace(
+    _TUMOR_4MM,
+    roi=RoiSpec(),
+    crop_vox=(80, 80, 80),
+    batch_size=2,
+    max_epochs=60,
+    optimiser=replace(_TUMOR_4MM.optimiser, learning_rate=6e-4),
+)
 _TINY = replace(
     _KIDNEY_4MM,
     roi=RoiSpec(shape_vox=(32, 32, 32), spacing_mm=8.0),
+    crop_vox=None,
+    batch_size=2,
     base_channels=4,
     steps_per_epoch=20,
     validation_steps=4,
@@ -213,6 +226,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "paper-tumor": replace(_PAPER_KIDNEY, stage="tumor", fresh_head=True),
         # the chain of the shipped weights: coarse to fine, on synthetic CTs
         "kidney-4mm": _KIDNEY_4MM,
+        "tumor-4mm": _TUMOR_4MM,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests
@@ -221,8 +235,8 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
             _TINY,
             stage="tumor",
             max_epochs=3,
-            loss=_TUMOR_2MM.loss,
-            sampling=_TUMOR_2MM.sampling,
+            loss=_TUMOR_4MM.loss,
+            sampling=_TUMOR_4MM.sampling,
             fresh_head=True,
         ),
     }
