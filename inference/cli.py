@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -258,6 +259,8 @@ def _check_writable(*folders: Path) -> None:
 def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(levelname)-7s %(message)s"))
-    logging.getLogger("nibabel.global").handlers[:] = [logging.NullHandler()]  # it writes lines of its own
+    if not verbose:  # libraries have lines of their own for what our log says once
+        logging.getLogger("nibabel.global").handlers[:] = [logging.NullHandler()]
+        warnings.filterwarnings("ignore")
     log.handlers[:] = [handler]
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

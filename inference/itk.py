@@ -48,9 +48,10 @@ class _Body:
 
 def read(path: Path) -> Ct:
     """A file in one of `SUFFIXES`; `ct.read_ct` tells what it raises."""
-    reader = _open(path)
-    n_bytes = _checked_bytes(path, reader)
     body = _find_body(path)
+    reader = _open(path)
+    n_bytes = _checked_bytes(path, reader, body)
+    _grid(path, reader)  # before ITK reads the voxels: there it may never end with axes of 1e308
     if body.is_deflated:
         _check_deflated(path, body, n_bytes)
     return ct_of_image(path, reader.Execute())
@@ -58,23 +59,19 @@ def read(path: Path) -> Ct:
 
 def read_grid(path: Path) -> NativeGrid:
     """The grid alone, from the header."""
+    body = _find_body(path)
     reader = _open(path)
-    _checked_bytes(path, reader)
+    _checked_bytes(path, reader, body)
     return _grid(path, reader)
 
 
 def ct_of_image(path: Path, image: sitk.Image, warnings: tuple[str, ...] = ()) -> Ct:
     """An ITK image (x, y, z) as a CT; `path` is for error texts."""
     _check_scalar(path, image.GetDimension(), image.GetNumberOfComponentsPerPixel())
-    if image.GetDimension() == 4:
-        if image.GetSize()[3] != 1:
-            raise CaseError(
-                f"{path}: holds {image.GetSize()[3]} volumes, not one. Extract the one to segment"
-            )
-        image = image[:, :, :, 0]
     native = _grid(path, image)
+    voxels = sitk.GetArrayViewFromImage(image).reshape(native.shape[::-1])
     canonical, stored = allocate(native)
-    not_finite = convert_to_int16(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0), stored)
+    not_finite = convert_to_int16(voxels.transpose(2, 1, 0), stored)
     return Ct(canonical, native, (*warnings, *voxel_warnings(canonical, not_finite)))
 
 
@@ -107,11 +104,10 @@ def _check_scalar(path: Path, dimension: int, components: int) -> None:
         raise CaseError(f"{path}: {dimension}D with {components} components per voxel. Give one 3D CT volume")
 
 
-def _checked_bytes(path: Path, reader: sitk.ImageFileReader) -> int:
+def _checked_bytes(path: Path, reader: sitk.ImageFileReader, body: _Body) -> int:
     """The size of the voxels by the header, if the file can hold that much."""
     _check_scalar(path, reader.GetDimension(), reader.GetNumberOfComponents())
     voxel_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-    body = _find_body(path)
     file_bytes = body.file.stat().st_size
     check_claim(
         path, reader.GetSize(), voxel_bytes, file_bytes * (MAX_DEFLATE_RATIO if body.is_deflated else 1)
@@ -144,7 +140,7 @@ def _find_body(path: Path) -> _Body:
     with path.open("rb") as file:
         while (line := file.readline(MAX_HEADER_BYTES)) and file.tell() <= MAX_HEADER_BYTES:
             key, _, value = line.decode(errors="replace").partition(":" if is_nrrd else "=")
-            fields[key.strip().lower()] = value.strip()
+            fields.setdefault(key.strip().lower(), value.strip())
             if (is_nrrd and not line.strip()) or "elementdatafile" in fields:
                 break
         offset = file.tell()
@@ -152,7 +148,11 @@ def _find_body(path: Path) -> _Body:
         name = fields.get("data file") or fields.get("datafile") or LOCAL
         is_deflated = fields.get("encoding", "").lower() in ("gz", "gzip")
     else:
-        name = fields.get("elementdatafile", "")
+        if "elementdatafile" not in fields:
+            raise ValueError("no MetaImage header")
+        if fields.get("ndims") not in ("2", "3", "4"):  # ITK makes room for any number, and crashes
+            raise CaseError(f"{path}: has {fields.get('ndims', 'no')} dimensions. Give one 3D CT volume")
+        name = fields["elementdatafile"]
         is_deflated = fields.get("compresseddata", "").lower() == "true"
     if name.upper() == LOCAL:
         claimed = fields.get("compresseddatasize", "")
@@ -166,8 +166,12 @@ def _find_body(path: Path) -> _Body:
 
 def _grid(path: Path, image: Any) -> NativeGrid:
     """The grid of an image, or of a reader that has read its information."""
-    size = checked_shape(path, image.GetSize())
+    dimension, size = image.GetDimension(), image.GetSize()
+    if dimension == 4 and size[3] != 1:
+        raise CaseError(f"{path}: holds {size[3]} volumes, not one. Extract the one to segment")
+    shape = checked_shape(path, size[:3])
+    direction = np.reshape(image.GetDirection(), (dimension, dimension))[:3, :3]
     affine = np.eye(4)
-    affine[:3, :3] = LPS_TO_RAS @ np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
-    affine[:3, 3] = LPS_TO_RAS @ image.GetOrigin()
-    return NativeGrid(size, checked_affine(path, affine))
+    affine[:3, :3] = LPS_TO_RAS @ direction @ np.diag(image.GetSpacing()[:3])
+    affine[:3, 3] = LPS_TO_RAS @ image.GetOrigin()[:3]
+    return NativeGrid(shape, checked_affine(path, affine))

@@ -4,7 +4,7 @@ import gzip
 import math
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -26,27 +26,43 @@ from inference.volume import (
 SUFFIXES = (".nii", ".nii.gz")
 READ_AHEAD_BYTES = 64 << 20
 """A body is converted in pieces of about this size, so that float64 files never lie in memory whole."""
+MAX_READ_BYTES = 1 << 28
+"""More than any slice or header extension has."""
 LARGEST_SHIFT_MM = 1.0
 """A corner that qform and sform put further apart than this is worth a warning."""
 OTHER_UNITS = ("meter", "micron")
 
 
+class _Stream:
+    """A stream that gives little at once: nibabel asks for as much as an extension says it is long."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_READ_BYTES:
+            raise ValueError(f"an extension or a slice of {size} bytes")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def read(path: Path) -> Ct:
     """A file in one of `SUFFIXES`; `ct.read_ct` tells what it raises."""
-    is_gzip = path.name.endswith(".gz")
-    nifti: Any = type(nib.load(path))  # NIfTI-1 or NIfTI-2
-    with gzip.open(path) if is_gzip else path.open("rb") as file:
-        ct = _read_stream(path, nifti.from_stream(file))
+    with _open(path) as file:
+        ct = _read_stream(path, _load(file))
         # gzip compares its checksum only once the end of the stream has been read
-        if is_gzip and file.read(READ_AHEAD_BYTES) and file.read(1):
+        if path.name.endswith(".gz") and file.read(READ_AHEAD_BYTES) and file.read(1):
             raise CaseError(f"{path}: holds far more than its header claims. Copy it again")
     return ct
 
 
 def read_grid(path: Path) -> NativeGrid:
     """The grid alone, from the header."""
-    image: Any = nib.load(path)
-    grid = _grid(path, image)
+    with _open(path) as file:
+        image = _load(file)
+        grid = _grid(path, image)
     check_claim(path, grid.shape, image.get_data_dtype().itemsize, path.stat().st_size * MAX_DEFLATE_RATIO)
     return grid
 
@@ -59,6 +75,21 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
     header["cal_min"], header["cal_max"] = 0, 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     nib.save(kind(np.asarray(stored), native.affine, header), path)
+
+
+def _open(path: Path) -> BinaryIO:
+    return gzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def _load(file: BinaryIO) -> Any:
+    """nibabel's image, NIfTI-1 or NIfTI-2; no voxel is read yet."""
+    head = file.read(nib.Nifti2Header.sizeof_hdr)
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        if kind.header_class.may_contain_header(head):
+            file.seek(0)
+            stream: Any = _Stream(file)
+            return kind.from_stream(stream)
+    raise ValueError("no NIfTI header")
 
 
 def _read_stream(path: Path, image: Any) -> Ct:
