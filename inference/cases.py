@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from inference.ct import SUFFIXES
+from inference.dicom import DIRECTORY, is_dicom
 
 Naming = Literal["auto", "kits19", "same", "nnunet", "grand-challenge"]
 NAMINGS: tuple[str, ...] = get_args(Naming)
@@ -15,9 +16,6 @@ NAMINGS: tuple[str, ...] = get_args(Naming)
 KITS19_IMAGE = "imaging.nii.gz"
 NNUNET_CHANNEL = "_0000"
 GRAND_CHALLENGE_SLUG = "kidney-tumor-segmentation"
-DICOM_DIRECTORY = "DICOMDIR"
-"""A medium's table of contents: DICOM itself, but no image."""
-DICOM_MAGIC_OFFSET, DICOM_MAGIC = 128, b"DICM"
 
 
 class UsageError(ValueError):
@@ -107,18 +105,7 @@ def _find_sources(root: Path, outputs: Sequence[Path]) -> Iterator[Path]:
 
 
 def _is_series(files: Sequence[Path]) -> bool:
-    return any(_is_dicom(path) for path in files if path.name != DICOM_DIRECTORY)
-
-
-def _is_dicom(path: Path) -> bool:
-    if not os.path.isfile(path):
-        return False  # a pipe, say, which would wait for ever
-    try:
-        with path.open("rb") as file:
-            file.seek(DICOM_MAGIC_OFFSET)
-            return file.read(len(DICOM_MAGIC)) == DICOM_MAGIC
-    except OSError:
-        return False
+    return any(is_dicom(path) for path in files if path.name != DIRECTORY)
 
 
 def _output_name(source: Path, root: Path, naming: Naming) -> Path:

@@ -65,6 +65,15 @@ def read_grid(path: Path) -> NativeGrid:
     return _grid(path, reader)
 
 
+def itk_name(path: Path) -> str:
+    """A path as ITK can take it; on a name that is no UTF-8 it would end the process."""
+    try:
+        path.as_posix().encode()
+    except UnicodeEncodeError as error:
+        raise CaseError(f"{path}: its name is not UTF-8. Rename it") from error
+    return str(path)
+
+
 def ct_of_image(path: Path, image: sitk.Image, warnings: tuple[str, ...] = ()) -> Ct:
     """An ITK image (x, y, z) as a CT; `path` is for error texts."""
     _check_scalar(path, image.GetDimension(), image.GetNumberOfComponentsPerPixel())
@@ -83,7 +92,7 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
     image.SetDirection((LPS_TO_RAS @ (native.affine[:3, :3] / spacing)).ravel().tolist())
     image.SetOrigin((LPS_TO_RAS @ native.affine[:3, 3]).tolist())
     try:
-        sitk.WriteImage(image, str(path), useCompression=True)
+        sitk.WriteImage(image, itk_name(path), useCompression=True)
     except RuntimeError as error:  # ITK says what failed, the system why
         raise OSError(
             f"{path.name}: ITK could not write it: the disk is full, or the folder's rights"
@@ -94,7 +103,7 @@ def _open(path: Path) -> sitk.ImageFileReader:
     """A reader that has read the header, with the decoder that the name promises and no other."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if path.name.endswith(".nrrd") else "MetaImageIO")
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
     reader.ReadImageInformation()
     return reader
 

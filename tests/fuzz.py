@@ -35,6 +35,8 @@ from tests.helpers import abdomen, canonical_affine, rotation, save_dicom_series
 SHAPE, SPACING_MM = (4, 5, 6), (3.0, 0.75, 0.5)
 MAX_SECONDS = 10
 MAX_BYTES = 1 << 30
+HARD_LIMIT_BYTES = 6 << 30
+"""Above the other: a library that swallows a failed allocation is found out by what it asked for before."""
 MAX_MUTATIONS = 4
 """On one input; more, and nearly all would fail at the first check."""
 NUMBERS = [
@@ -223,8 +225,9 @@ def work(seed: int, start: int, stop: int, keep: Path | None) -> None:
         seeds = make_seeds(made)
         for path in seeds:  # all libraries are loaded now, and the seeds themselves are sound
             assert check(path) == "read", path
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MAX_BYTES, used + MAX_BYTES))
+        limit = _virtual_bytes("VmSize") + HARD_LIMIT_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        peak = _virtual_bytes("VmPeak")
         for index in range(start, stop):
             folder = Path(name) / "input"
             folder.mkdir()
@@ -233,16 +236,26 @@ def work(seed: int, start: int, stop: int, keep: Path | None) -> None:
                 shutil.rmtree(keep / "current", ignore_errors=True)
                 shutil.copytree(folder, keep / "current")
             print("start", index, path.name, flush=True)
+            used = _virtual_bytes("VmSize")
             signal.alarm(MAX_SECONDS)  # its default action ends this process, in whatever library it hangs
             try:
                 outcome = check(path)
+                taken = _virtual_bytes("VmPeak") - used
+                assert taken < MAX_BYTES or taken <= peak - used, f"takes {taken >> 20} MiB"
             except Exception as error:
                 outcome = "failed"
                 print("trace", repr(traceback.format_exc()), flush=True)
                 print("error", type(error).__name__, " ".join(str(error).split())[:300], flush=True)
             signal.alarm(0)
+            peak = _virtual_bytes("VmPeak")
             print("end", outcome, flush=True)
             shutil.rmtree(folder)
+
+
+def _virtual_bytes(which: str) -> int:
+    """VmSize, the address space now, or VmPeak, the most there ever was."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{which}:")).split()[1]) << 10
 
 
 # ---------------------------------------------------------------------------------------------- all of them
