@@ -21,6 +21,7 @@ from inference.cascade import Cascade
 from inference.cases import NAMINGS, Case, Naming, UsageError, find_cases
 from inference.pipeline import Options, run_cases
 from inference.report import CaseReport, write_report
+from inference.staging import sweep
 from inference.weights import STAGES, WeightsError, load_weights
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
@@ -135,6 +136,8 @@ def main(
         "%d of %d cases, device %s, weights %s", len(cases), total, run["device"], run["weights"]["folder"]
     )
 
+    if report_path is not None:
+        sweep(report_path.parent)
     options = Options(
         output=output_path,
         paper=paper,

@@ -1,6 +1,5 @@
 """Fixtures that several test files use."""
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests import corpus
 from tests.helpers import write_weights
 
 # the same examples every time: a failure on one machine is a failure on all
@@ -24,9 +24,8 @@ def _one_thread() -> None:
 @pytest.fixture
 def _untouched_process() -> Iterator[None]:
     """Undo what running the command inside the test process changes."""
-    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    threads = torch.get_num_threads()
     yield
-    signal.signal(signal.SIGTERM, handler)
     torch.set_num_threads(threads)
 
 
@@ -34,3 +33,10 @@ def _untouched_process() -> Iterator[None]:
 def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kidney and tumor weights of networks that threshold the CT (see `helpers.threshold_vnet`)."""
     return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The corpus of bad and odd inputs as one table."""
+    if corpus.RESULTS:
+        terminalreporter.section("bad and odd inputs: expected and got")
+        terminalreporter.write_line(corpus.table(corpus.RESULTS))
