@@ -17,6 +17,7 @@ usage() {
 ./run.sh docker IN OUT [options]    the same in the container, without network or rights
 ./run.sh build                      build the container image
 ./run.sh test [pytest options]      run the tests
+./run.sh sbom FILE                  the image's Python packages as CycloneDX JSON
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
 ./run.sh train [arguments]          python -m training ...
 ./run.sh --help                     this text; ./run.sh segment --help lists all options
@@ -108,6 +109,15 @@ case "${1:-demo}" in
     cd "$ROOT"
     set_up requirements.txt tests/requirements.txt training/requirements.txt
     exec "$VENV/bin/python" -m pytest "$@"
+    ;;
+  sbom)
+    shift
+    [ $# -eq 1 ] || die "give a file to write"
+    set_up requirements.txt tests/requirements.txt training/requirements.txt
+    "$DOCKER" run --rm --network none --entrypoint python "$IMAGE" -c '
+from importlib.metadata import distributions
+print(*sorted({f"{d.name}=={d.version}" for d in distributions()}), sep="\n")' |
+      "$VENV/bin/cyclonedx-py" requirements --output-reproducible --of JSON -o "$1" -
     ;;
   geometry)
     shift

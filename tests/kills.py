@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def start(arguments: list[str], log: Path) -> int:
             command(arguments)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return process
