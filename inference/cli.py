@@ -44,8 +44,10 @@ def _stoppable() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
-    except Exception:
-        if told:  # a library has made an error of its own of it
+    except BaseException as error:
+        if told:  # whatever a library has made of it on the way
+            log.debug("stopped in", exc_info=error)
+            log.warning("stopped: what is written is whole; go on with --skip-existing")
             raise SystemExit(128 + told[0]) from None
         raise
     finally:
@@ -153,11 +155,7 @@ def main(
         probabilities=save_probabilities,
     )
     run["options"] = {"paper": paper, "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
-    try:
-        reports = _run_with_progress(cases, cascade, fallback, options, report_path, run)
-    except SystemExit:
-        log.warning("stopped: what is written is whole; go on with --skip-existing")
-        raise
+    reports = _run_with_progress(cases, cascade, fallback, options, report_path, run)
     failed = sum(report.status in ("failed", "background") for report in reports)
     is_reported = report_path is None or _is_reported(report_path, reports, run)
     if failed:

@@ -94,10 +94,10 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
     image.SetOrigin((LPS_TO_RAS @ native.affine[:3, 3]).tolist())
     try:
         sitk.WriteImage(image, itk_name(path), useCompression=True)
-    except RuntimeError as error:  # ITK says what failed, the system why
-        raise OSError(
-            f"{path.name}: ITK could not write it: the disk is full, or the folder's rights"
-        ) from error
+        # ITK does not notice a disk that is full only when the last bytes leave its buffer
+        _check_deflated(path, _find_body(path), stored.size)
+    except (RuntimeError, CaseError, zlib.error) as error:
+        raise OSError(f"{path.name}: not written whole, as on a full disk") from error
 
 
 def _open(path: Path) -> sitk.ImageFileReader:

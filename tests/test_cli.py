@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -482,7 +483,10 @@ main()
 """
 
 
-def test_sigterm_leaves_whole_files_and_no_partial_ones(tmp_path: Path, weights_folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_leaves_whole_files_and_no_partial_ones(
+    tmp_path: Path, weights_folder: Path, number: signal.Signals
+) -> None:
     """Told to stop while a label map lies half finished under its temporary name."""
     paths = save_abdomens(tmp_path / "in", 4)
     command = process(
@@ -495,10 +499,11 @@ def test_sigterm_leaves_whole_files_and_no_partial_ones(tmp_path: Path, weights_
         seen.append(line)
         if line.startswith("PARTIAL FILE"):
             assert not (tmp_path / "out" / "ct_0.nii.gz").exists()
-            command.send_signal(signal.SIGTERM)
+            command.send_signal(number)
             break
     stdout, stderr = command.communicate(timeout=60)
-    assert command.returncode == 128 + signal.SIGTERM, "".join(seen) + stderr
+    assert command.returncode == 128 + number, "".join(seen) + stderr
+    assert stderr.splitlines()[-1] == "WARNING stopped: what is written is whole; go on with --skip-existing"
     assert stdout == ""
     assert "Traceback" not in stderr
     written = files_under(tmp_path / "out")
@@ -506,6 +511,69 @@ def test_sigterm_leaves_whole_files_and_no_partial_ones(tmp_path: Path, weights_
     labels = load_nifti(tmp_path / "out" / "ct_0.nii.gz")
     assert labels.shape == load_nifti(paths[0]).shape
     assert np.asarray(labels.dataobj).any()
+
+
+def test_a_stop_while_libraries_are_loaded_is_silent(tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        command = process("--input", tmp_path)
+        time.sleep(0.7)  # Python is up, PyTorch is not
+        command.send_signal(number)
+        stderr = command.communicate(timeout=60)[1]
+        assert command.returncode in (128 + number, -number, cli.EXIT_USAGE)
+        assert "Traceback" not in stderr
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path, weights_folder: Path) -> None:
+    save_abdomens(tmp_path / "in", 2)
+    slow = SLOW_WRITER.replace("time.sleep(1.0)", "time.sleep(600)")
+    command = process(
+        "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", weights_folder,
+        program=("-c", slow),
+    )  # fmt: skip
+    assert command.stderr is not None
+    next(line for line in command.stderr if line.startswith("PARTIAL FILE"))
+    command.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    command.send_signal(signal.SIGINT)
+    command.communicate(timeout=60)
+    assert command.returncode == 128 + signal.SIGINT
+    run_again = process("--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", weights_folder)
+    run_again.communicate(timeout=60)
+    assert files_under(tmp_path / "out") == ["ct_0.nii.gz", "ct_1.nii.gz"]
+
+
+def test_a_gpu_too_small_for_the_networks_leaves_the_work_to_the_cpu(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one too small for a case does so for that case; no GPU is needed to see it."""
+    save_abdomens(tmp_path / "in", 1)
+    real = cli.torch_network
+    too_small_for: list[str] = ["networks"]
+
+    def network(weights: Any, device: torch.device) -> Any:
+        if device.type == "cpu":
+            return real(weights, device)
+        if too_small_for == ["networks"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def run_on_gpu(roi: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return run_on_gpu
+
+    monkeypatch.setattr(cli, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(cli, "torch_network", network)
+    arguments = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", tmp_path / "r.json")
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert "cuda has no memory for the networks: everything runs on the CPU" in result.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["run"]["device"] == "cpu"
+    too_small_for[:] = ["a case"]
+    result = run(*arguments)
+    assert result.exit_code == 0
+    (case,) = json.loads((tmp_path / "r.json").read_text())["cases"]
+    assert case["warnings"] == ["the GPU ran out of memory: segmented on the CPU"]
+    assert case["voxels"]["tumor"] > 0
 
 
 def test_package_logger_is_the_only_one_that_is_touched(run: Run, tmp_path: Path) -> None:

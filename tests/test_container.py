@@ -131,7 +131,7 @@ def test_full_disk_and_no_folder_for_temporary_files(image: str, tmp_path: Path)
     save_sitk(source / "big.mhd", np.zeros((96, 80, 96), dtype=np.int16) - 50, ABDOMEN_SPACING_MM)
     flags = [flag for flag in HARDENED if flag not in ("--tmpfs", "/tmp")]
     mounts = ["-v", f"{source}:/input:ro", "-v", f"{weights}:/opt/ml/model:ro"]
-    mounts += ["--tmpfs", "/output:size=300k,mode=1777", "--entrypoint", "sh"]
+    mounts += ["--tmpfs", "/output:size=300k,mode=1777,uid=12345", "--entrypoint", "sh"]
     script = "python -m inference; code=$?; ls -A /output; exit $code"
     command = [DOCKER, "run", *flags, *mounts, image, "-c", script]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import gzip
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from tests.helpers import (
     world_affine,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (4, 5, 6)
 SPACING_MM = (3.0, 0.75, 0.5)
 AFFINE = canonical_affine(SPACING_MM, (10.0, -20.0, 30.5))
@@ -583,6 +586,24 @@ def test_a_failure_midway_leaves_no_partial_file(
     assert files_under(tmp_path) == ([] if earlier is None else [name])
     if earlier is not None:
         assert (tmp_path / name).read_bytes() == earlier
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha", "a.nrrd", "a.mhd"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    """A limit of 100 bytes a file, in a process of its own, stands for the disk."""
+    code = (
+        "import resource, sys, numpy as np; from pathlib import Path\n"
+        "from inference.ct import NativeGrid, write_label_map\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "labels = np.random.default_rng(0).integers(0, 3, (9, 9, 9), dtype=np.uint8)\n"
+        "native = NativeGrid((9, 9, 9), np.diag([-1, -1, 1, 1]))\n"
+        "try:\n    write_label_map(Path(sys.argv[1]), labels, native)\n"
+        "except OSError as error:\n    sys.exit(7)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / name)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 7, done.stderr
+    assert files_under(tmp_path) == []
 
 
 def test_roi_volume_lies_where_the_roi_does(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -345,6 +346,96 @@ def test_a_failed_write_is_noted_and_the_next_case_is_written(
     error = reports["ct_1"].error
     assert error == f"{tmp_path / 'out' / 'ct_1.nii.gz'}: No space left on device. Check the output folder"
     assert files_under(tmp_path / "out") == ["ct_0.nii.gz", "ct_2.nii.gz"]
+
+
+def test_previews_and_probabilities_that_cannot_be_written_cost_no_label_map(tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 2)
+    (tmp_path / "png" / "ct_0.png").mkdir(parents=True)  # a folder where the picture should be
+    (tmp_path / "p" / "ct_1_tumor.nii.gz").mkdir(parents=True)
+    reports = by_name(
+        run(tmp_path / "in", tmp_path / "out", previews=tmp_path / "png", probabilities=tmp_path / "p")
+    )
+    for name in ("ct_0", "ct_1"):
+        assert reports[name].status == "written"
+        (warning,) = reports[name].warnings
+        assert warning.startswith("preview or probabilities not written (IsADirectoryError")
+        assert np.asarray(load_nifti(tmp_path / "out" / f"{name}.nii.gz").dataobj).any()
+
+
+def test_gpu_out_of_memory_falls_back_to_the_cpu_once_and_says_so(tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 3)
+    good = threshold_cascade()
+    # its kidney network is asked once a case: the second case fails on the "GPU"
+    small = Cascade(
+        fails_at(2, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\n  details")),
+        good.tumor,
+        good.kidney_metadata,
+        good.tumor_metadata,
+    )
+    made: list[int] = []
+
+    def fallback() -> Cascade:
+        made.append(1)
+        return good
+
+    cases, options = find_cases(tmp_path / "in"), Options(tmp_path / "out")
+    reports = by_name(run_cases(cases, small, options, fallback=fallback))
+    assert [reports[f"ct_{i}"].status for i in range(3)] == ["written"] * 3
+    assert reports["ct_1"].warnings == ["the GPU ran out of memory: segmented on the CPU"]
+    assert reports["ct_0"].warnings == reports["ct_2"].warnings == []
+    assert len(made) == 1
+    assert reports["ct_1"].voxels == reports["ct_0"].voxels
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError("Unable to allocate 20 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_memory_at_all_is_no_bug(tmp_path: Path, error: Exception) -> None:
+    save_abdomens(tmp_path / "in", 2)
+    good = threshold_cascade()
+    cascade = Cascade(fails_at(1, error), good.tumor, good.kidney_metadata, good.tumor_metadata)
+    reports = by_name(run(tmp_path / "in", tmp_path / "out", cascade))
+    assert [reports[f"ct_{i}"].status for i in range(2)] == ["failed", "written"]
+    assert reports["ct_0"].error is not None
+    assert reports["ct_0"].error.endswith("does not fit in memory. Give the process more, or crop the CT")
+    assert "bug" not in reports["ct_0"].error
+
+
+def test_an_empty_file_or_a_folder_is_no_output_to_skip(tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ct_0.nii.gz").touch()
+    reports = by_name(run(tmp_path / "in", tmp_path / "out", skip_existing=True))
+    assert [reports[f"ct_{i}"].status for i in range(2)] == ["written", "written"]
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    for folder in ("out", "png", "p"):
+        (tmp_path / folder / ".partial-x").mkdir(parents=True)
+    options: dict[str, Any] = {"previews": tmp_path / "png", "probabilities": tmp_path / "p"}
+    run(tmp_path / "in", tmp_path / "out", **options)
+    assert files_under(tmp_path / "out") == ["ct_0.nii.gz"]
+    assert files_under(tmp_path / "png") == ["ct_0.png"]
+    assert files_under(tmp_path / "p") == ["ct_0_kidney.nii.gz", "ct_0_tumor.nii.gz"]
+
+
+def test_whole_body_scan_is_segmented_where_the_kidneys_are(tmp_path: Path) -> None:
+    """1125 mm; the kidneys lie 440 mm from the image centre, the ROI is 128 mm long."""
+    spacing_mm = (5.0, 3.0, 2.5)
+    hu = abdomen((225, 40, 48), spacing_mm, centre_z_mm=1000.0)
+    save_nifti(tmp_path / "in" / "long.nii.gz", hu, canonical_affine(spacing_mm))
+    (report,) = run(tmp_path / "in", tmp_path / "out")
+    labels = np.asarray(load_nifti(tmp_path / "out" / "long.nii.gz").dataobj)
+    assert dice(labels > 0, hu >= KIDNEY_HU) > 0.95
+    assert dice(labels == 2, hu == TUMOR_HU) > 0.85
+    assert report.warnings == []
 
 
 def test_existing_outputs_are_skipped_and_stay_as_they_are(tmp_path: Path) -> None:
