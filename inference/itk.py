@@ -96,7 +96,7 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
         sitk.WriteImage(image, itk_name(path), useCompression=True)
         # ITK does not notice a disk that is full only when the last bytes leave its buffer
         _check_deflated(path, _find_body(path), stored.size)
-    except (RuntimeError, CaseError, zlib.error) as error:
+    except (RuntimeError, ValueError, zlib.error) as error:
         raise OSError(f"{path.name}: not written whole, as on a full disk") from error
 
 
