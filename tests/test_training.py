@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from training.data import (
     split_cases,
 )
 from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
+from training.prepare import cached_names, load_label_maps
 from training.reproduce import TINY_CHAIN, reproduce
 from training.train import RunOptions, train
 
@@ -262,6 +264,30 @@ def test_from_a_fake_kits19_folder_to_both_weights(tmp_path: Path, monkeypatch: 
     call("train", "paper-tumor", cache, "--out", tmp_path / "t", "--init", kidney, "--accelerator", "cpu")
     metadata = load_weights(tmp_path / "t" / "tumor.safetensors", "tumor").metadata
     assert metadata.roi == RoiSpec()
+
+
+def test_held_out_label_maps_alone_get_cts_where_a_fold_is_named(tmp_path: Path) -> None:
+    def call(*arguments: object) -> None:
+        result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    data, cache, out = tmp_path / "kits19", tmp_path / "cache", tmp_path / "held-out"
+    call("synthesize", data, "--cases", 3, "--spacing-mm", 6)
+    call("prepare", data, cache)
+    call("synthesize", out, "--labels", cache, "--fold", "0/10", "--cases", 2, "--spacing-mm", 6)
+    held_out = split_cases(cached_names(cache), fold=0, seed=0)[1]
+    volumes = {
+        found.name: (found.labels > 0).sum() * found.spacing_mm**3
+        for found in load_label_maps(cache, cached_names(cache))
+    }
+    maps = [nib.load(path) for path in sorted(out.glob("*/segmentation.nii.gz"))]
+    assert len(maps) == 2
+    assert len(held_out) == 1
+    for image in maps:
+        volume = (np.asarray(image.dataobj) > 0).sum() * 6.0**3
+        nearest = min(volumes, key=lambda name: abs(volumes[name] - volume))
+        assert nearest == held_out[0]
+        assert volume == pytest.approx(volumes[nearest], rel=0.1)
 
 
 def test_the_tiny_chain_learns(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ def _path() -> click.Path:
     return click.Path(path_type=Path)
 
 
-def _parse_fold(context: click.Context, parameter: click.Parameter, value: str) -> int:
+def _parse_fold(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
     fold, slash, count = value.partition("/")
     if (slash, count) != ("/", "10") or not fold.isdecimal() or int(fold) > 9:
         raise click.BadParameter(f"{value!r} is not K/10 with K from 0 to 9")
@@ -133,19 +135,50 @@ def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
 @click.option("--cases", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
 @click.option("--labels", type=_path(), default=None, metavar="CACHE",
               help="Draw CTs around prepared label maps instead of drawn kidneys.")  # fmt: skip
+@click.option("--fold", callback=_parse_fold, default=None, metavar="K/10",
+              help="Only around the label maps that this fold holds out of training.")  # fmt: skip
 @click.option("--spacing-mm", type=click.FloatRange(min=0.5, max=8.0), default=2.0, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def synthesize_command(out: Path, cases: int, labels: Path | None, spacing_mm: float, seed: int) -> None:
+def synthesize_command(
+    out: Path, cases: int, labels: Path | None, fold: int | None, spacing_mm: float, seed: int
+) -> None:
     """Write synthetic cases to OUT in KiTS19's layout and on-disk format."""
+    from training.data import split_cases
     from training.prepare import cached_names, load_label_maps
     from training.synthetic_cases import synthesise_cases
 
     try:
-        maps = list(load_label_maps(labels, cached_names(labels))) if labels else []
+        names = cached_names(labels) if labels else []
+        if fold is not None:
+            names = split_cases(names, fold=fold, seed=seed)[1]
+        maps = list(load_label_maps(labels, names)) if labels else []
     except ValueError as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
     synthesise_cases(out, cases, spacing_mm=spacing_mm, seed=seed, maps=maps)
+
+
+@main.command("montage")
+@click.argument("out", type=_path())
+@click.option("--cases", type=click.IntRange(min=1), default=12, show_default=True, help="Synthetic CTs.")
+@click.option("--labels", type=_path(), default=None, metavar="CACHE",
+              help="Draw CTs around prepared label maps instead of drawn kidneys.")  # fmt: skip
+@click.option(
+    "--real", type=_path(), multiple=True, metavar="CT", help="A real CT to show first; repeatable."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def montage_command(out: Path, cases: int, labels: Path | None, real: tuple[Path, ...], seed: int) -> None:
+    """Write a picture (OUT.png) of synthetic CTs beside real ones."""
+    from inference.ct import CaseError
+    from training.montage import draw_montage
+    from training.prepare import cached_names, load_label_maps
+
+    try:
+        maps = list(load_label_maps(labels, cached_names(labels))) if labels else []
+        draw_montage(out, synthetic=cases, real=real, maps=maps, seed=seed)
+    except (ValueError, CaseError) as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
 
 
 @main.command("reproduce")
