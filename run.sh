@@ -4,6 +4,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH=$ROOT # the folder it is called from stays: paths in arguments mean what they say
 
+OWN_IMAGE=${IMAGE:-} # built elsewhere, used as it is
 IMAGE=${IMAGE:-nested-vnet-kits19}
 DOCKER=${DOCKER:-docker}
 VENV=${VENV:-$ROOT/.venv}
@@ -24,7 +25,8 @@ usage() {
 The first call makes a virtual environment in .venv (about 1.5 GB).
   VENV=DIR               make it elsewhere
   TORCH_INDEX_URL=URL    take torch from there; https://download.pytorch.org/whl/cpu has the small CPU build
-  DOCKER=podman          use another engine;  IMAGE=NAME  another image name
+  DOCKER=podman          use another engine
+  IMAGE=NAME             'docker' runs this image as it is; 'build' calls the new one so
 TEXT
 }
 
@@ -97,7 +99,7 @@ case "${1:-demo}" in
     shift
     folders "$@"
     command -v "$DOCKER" >/dev/null || die "$DOCKER not found. Install Docker, or name another engine in DOCKER"
-    "$DOCKER" image inspect "$IMAGE" >/dev/null 2>&1 || "$ROOT/run.sh" build >&2
+    [ -n "$OWN_IMAGE" ] || "$ROOT/run.sh" build >&2 # the engine's cache makes it quick the second time
     gpus=()
     command -v nvidia-smi >/dev/null && gpus=(--gpus all)
     exec "$DOCKER" run "${HARDENED[@]}" "${gpus[@]}" --user "$(id -u):$(id -g)" \
