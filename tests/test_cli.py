@@ -467,17 +467,17 @@ def test_a_process_keeps_stdout_clean(tmp_path: Path, weights_folder: Path) -> N
 
 SLOW_WRITER = """
 import sys, time
-import inference.ct
+import inference.nifti
 from inference.cli import main
 
-save = inference.ct.nib.save
+save = inference.nifti.nib.save
 
 def slow_save(image, path):
     save(image, path)
     print("PARTIAL FILE", path, file=sys.stderr, flush=True)
     time.sleep(1.0)
 
-inference.ct.nib.save = slow_save
+inference.nifti.nib.save = slow_save
 main()
 """
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inference import ct as ct_module
+from inference import itk, nifti
 from inference.ct import CaseError, NativeGrid, read_ct, read_native_grid, write_label_map, write_roi_volume
 from inference.preprocess import Roi, RoiSpec
 from tests.helpers import (
@@ -131,14 +131,14 @@ def test_reading_in_pieces_gives_the_whole(tmp_path: Path, monkeypatch: pytest.M
     hu = some_hu(np.float64)
     kits = save_nifti(tmp_path / "ct.nii.gz", *reorient(hu, AFFINE, ((2, 0, 1), (True, False, True))))
     for n_bytes in (1, 8 * 20, 8 * 50, 1 << 30):  # less than a slice, some slices with a rest, all at once
-        monkeypatch.setattr(ct_module, "READ_AHEAD_BYTES", n_bytes)
+        monkeypatch.setattr(nifti, "READ_AHEAD_BYTES", n_bytes)
         np.testing.assert_array_equal(read_ct(kits).hu, hu)
 
 
 def test_float64_never_lies_in_memory_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (100, 100, 100)
     path = save_nifti(tmp_path / "ct.nii.gz", np.full(shape, -1000.0), AFFINE)
-    monkeypatch.setattr(ct_module, "READ_AHEAD_BYTES", 400_000)
+    monkeypatch.setattr(nifti, "READ_AHEAD_BYTES", 400_000)
     tracemalloc.start()
     try:
         ct = read_ct(path)
@@ -573,8 +573,8 @@ def test_a_failure_midway_leaves_no_partial_file(
         target.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
-    monkeypatch.setattr(ct_module.nib, "save", fail_midway)
-    monkeypatch.setattr(ct_module.sitk, "WriteImage", fail_midway)
+    monkeypatch.setattr(nifti.nib, "save", fail_midway)
+    monkeypatch.setattr(itk.sitk, "WriteImage", fail_midway)
     native = NativeGrid(SHAPE, AFFINE)
     with pytest.raises(OSError, match="No space left"):
         write_label_map(tmp_path / name, np.zeros(SHAPE, dtype=np.uint8), native)

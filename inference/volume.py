@@ -1,0 +1,137 @@
+"""A CT in memory: Hounsfield units in canonical orientation, and the grid that it came on.
+
+What all file formats share. Canonical is (z, y, x) with z to superior, y to posterior and x to the
+patient's left (LPS); oblique axes go to the nearest of these.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from inference.preprocess import Shape, Vector
+
+AIR_HU = -1024
+CANONICAL = axcodes2ornt(("S", "P", "L"))
+MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 20.0
+MAX_SHEAR_COSINE = 0.02
+"""Axes further than this from right angles (1.1°) are sheared: resampling along them would bend anatomy."""
+
+
+class CaseError(ValueError):
+    """This case cannot be processed. The text is one line: file, cause, remedy."""
+
+
+@dataclass(frozen=True)
+class NativeGrid:
+    """What is needed to write a label map back on the grid a CT came on.
+
+    Attributes:
+        shape: array shape in stored axis order (i, j, k).
+        affine: 4×4, (i, j, k) index → millimetres in RAS, as nibabel has it.
+        nifti_header: the NIfTI header, where the CT was one.
+    """
+
+    shape: Shape
+    affine: NDArray[np.float64]
+    nifti_header: Any = None
+
+    @property
+    def to_canonical(self) -> NDArray[np.float64]:
+        """nibabel's orientation transform from stored axes (i, j, k) to canonical (z, y, x)."""
+        return ornt_transform(io_orientation(self.affine), CANONICAL)
+
+    @property
+    def from_canonical(self) -> NDArray[np.float64]:
+        """The inverse of `to_canonical`."""
+        return ornt_transform(CANONICAL, io_orientation(self.affine))
+
+    @property
+    def canonical_shape(self) -> Shape:
+        """(z, y, x) voxels."""
+        z, y, x = (self.shape[int(axis)] for axis in self.from_canonical[:, 0])
+        return (z, y, x)
+
+    @property
+    def spacing_mm(self) -> Vector:
+        """(z, y, x)."""
+        spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
+        z, y, x = (float(spacing[int(axis)]) for axis in self.from_canonical[:, 0])
+        return (z, y, x)
+
+
+@dataclass(frozen=True)
+class Ct:
+    """A CT in canonical orientation.
+
+    Attributes:
+        hu: int16 Hounsfield units, (z, y, x), C-contiguous.
+        native: the grid it came on.
+        warnings: what looked odd, each a line for log and report.
+    """
+
+    hu: NDArray[np.int16]
+    native: NativeGrid
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def spacing_mm(self) -> Vector:
+        """(z, y, x)."""
+        return self.native.spacing_mm
+
+
+def allocate(native: NativeGrid) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """An empty canonical array, and the view of it in stored axis order that a reader fills."""
+    canonical = np.empty(native.canonical_shape, dtype=np.int16)
+    return canonical, apply_orientation(canonical, native.from_canonical)
+
+
+def convert_to_int16(values: NDArray, out: NDArray[np.int16]) -> int:
+    """Round HU into `out`; numbers that are not finite become air. Returns how many those were."""
+    if values.dtype == np.int16:
+        out[...] = values
+        return 0
+    not_finite = 0
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        not_finite = values.size - int(np.count_nonzero(finite))
+        if not_finite:
+            values = np.where(finite, values, AIR_HU)
+        values = np.rint(values)
+    out[...] = np.clip(values, -32768, 32767)
+    return not_finite
+
+
+def checked_shape(path: Path, shape: tuple[int, ...]) -> Shape:
+    """The shape (i, j, k); a `CaseError` where it is no volume of two voxels each way."""
+    if len(shape) != 3 or min(shape) < 2:
+        raise CaseError(
+            f"{path}: is {' × '.join(map(str, shape))} voxels, not a 3D image. Extract one volume"
+        )
+    return (int(shape[0]), int(shape[1]), int(shape[2]))
+
+
+def checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine; a `CaseError` where its spacing or its angles cannot be right."""
+    columns = np.asarray(affine, dtype=np.float64)[:3, :3]
+    spacing = np.linalg.norm(columns, axis=0)
+    if not np.isfinite(affine).all() or spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:
+        raise CaseError(f"{path}: voxel spacing {spacing.tolist()} mm is not usable. Correct the header")
+    cosines = np.abs((columns / spacing).T @ (columns / spacing) - np.eye(3)).max()
+    if cosines > MAX_SHEAR_COSINE:
+        raise CaseError(f"{path}: its axes are not at right angles. Resample it on a straight grid first")
+    return np.asarray(affine, dtype=np.float64)
+
+
+def voxel_warnings(hu: NDArray[np.int16], not_finite: int) -> tuple[str, ...]:
+    """What looks odd about the voxels, each a line for log and report."""
+    warnings = []
+    if not_finite:
+        warnings.append(f"{not_finite} voxels are NaN or infinite; taken as air")
+    low, high = int(hu.min()), int(hu.max())
+    if low >= -10:
+        warnings.append(f"values run from {low} to {high}: no air, so perhaps no Hounsfield units")
+    return tuple(warnings)
