@@ -19,6 +19,7 @@ usage() {
 ./run.sh build                      build the container image
 ./run.sh test [pytest options]      run the tests
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
+./run.sh evaluate PREDICTED TRUTH   score label maps: the paper's table, KiTS's metrics; check a submission
 ./run.sh train [arguments]          python -m training ...
 ./run.sh --help                     this text; ./run.sh segment --help lists all options
 
@@ -115,6 +116,10 @@ case "${1:-demo}" in
     shift
     set_up requirements.txt
     exec "$VENV/bin/python" -m benchmarks.geometry "$@"
+    ;;
+  evaluate)
+    set_up requirements.txt training/requirements.txt
+    exec "$VENV/bin/python" -m training "$@"
     ;;
   train)
     shift

@@ -10,6 +10,7 @@ import click
 
 from inference.preprocess import RoiSpec
 from training.config import PRESETS, Precision
+from training.metrics import Metric
 
 log = logging.getLogger("training")
 EXIT_SOME_FAILED, EXIT_USAGE = 1, 2
@@ -156,6 +157,63 @@ def synthesize_command(
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
     synthesise_cases(out, cases, spacing_mm=spacing_mm, seed=seed, maps=maps)
+
+
+@main.command("evaluate")
+@click.argument("predictions", type=_path())
+@click.argument("truth", type=_path())
+@click.option("--metric", type=click.Choice(["kits19", "kits21", "kits23"]), default="kits19",
+              show_default=True, help="Whose scores.")  # fmt: skip
+@click.option("--split", "splits", type=_path(), multiple=True, metavar="FILE",
+              help="A run's split.json: training and validation rows. Several: a row a fold.")  # fmt: skip
+@click.option("--roi", is_flag=True, help="Score on the method's ROI grid (168³ at 2 mm) too.")
+@click.option("--out", type=_path(), default=None, metavar="FILE.json",
+              help="Write JSON, and CSV, Markdown and a plot beside it.")  # fmt: skip
+@click.option("--check-only", is_flag=True, help="Check names, shapes, affines and values; score nothing.")
+@click.option("--zip", "zip_path", type=_path(), default=None, metavar="FILE.zip",
+              help="After a check without errors, write the zip to submit.")  # fmt: skip
+def evaluate_command(
+    predictions: Path,
+    truth: Path,
+    metric: Metric,
+    splits: tuple[Path, ...],
+    roi: bool,
+    out: Path | None,
+    check_only: bool,
+    zip_path: Path | None,
+) -> None:
+    """Score label maps in PREDICTIONS against those in TRUTH: the paper's Table 1, KiTS's metrics.
+
+    With --check-only or --zip, TRUTH may hold the CTs instead. Exit code 1: some case could not be scored, or
+    the check found errors. 2: wrong usage.
+    """
+    from training.evaluate import GRID_TITLES, evaluate
+    from training.submission import check_submission, write_zip
+
+    try:
+        if check_only or zip_path:
+            errors, warnings = check_submission(predictions, truth, metric=metric)
+            for line in warnings:
+                log.warning("%s", line)
+            for line in errors:
+                log.error("%s", line)
+            if errors:
+                log.error("%d errors: not ready to submit", len(errors))
+                sys.exit(EXIT_SOME_FAILED)
+            log.info("ready to submit")
+            if zip_path:
+                log.info("%s: %d label maps", zip_path, write_zip(predictions, zip_path))
+            return
+        tables, failed = evaluate(
+            predictions, truth, metric=metric, splits=splits, roi=RoiSpec() if roi else None, out=out
+        )
+    except (ValueError, OSError) as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+    for grid, table in tables.items():
+        click.echo(f"{GRID_TITLES[grid]}\n{table}\n")
+    if failed:
+        sys.exit(EXIT_SOME_FAILED)
 
 
 @main.command("montage")
