@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from inference.ct import SUFFIXES
+from inference.dicom import DIRECTORY, is_dicom
 
 Naming = Literal["auto", "kits19", "same", "nnunet", "grand-challenge"]
 NAMINGS: tuple[str, ...] = get_args(Naming)
@@ -15,9 +16,6 @@ NAMINGS: tuple[str, ...] = get_args(Naming)
 KITS19_IMAGE = "imaging.nii.gz"
 NNUNET_CHANNEL = "_0000"
 GRAND_CHALLENGE_SLUG = "kidney-tumor-segmentation"
-DICOM_DIRECTORY = "DICOMDIR"
-"""A medium's table of contents: DICOM itself, but no image."""
-DICOM_MAGIC_OFFSET, DICOM_MAGIC = 128, b"DICM"
 
 
 class UsageError(ValueError):
@@ -39,22 +37,25 @@ class Case:
     output: Path
 
 
-def find_cases(root: Path, *, naming: Naming = "auto") -> list[Case]:
+def find_cases(root: Path, *, naming: Naming = "auto", outputs: Sequence[Path] = ()) -> list[Case]:
     """All CTs under a folder (or the one file given), sorted by path.
 
     A folder with `imaging.nii.gz` is one KiTS19 case, whatever else it holds (its `segmentation.nii.gz`,
     say). A folder without image files but with DICOM files is one series. Hidden names are passed over.
+    Links are followed, but for those that lead back to a folder that they lie in. What should be a CT and
+    cannot be one (a folder that may not be listed, a link to nothing) is a case too, which fails when read.
 
     Args:
         root: the input folder, or one CT file.
         naming: how outputs are called; "auto" follows the layout that each input is in.
+        outputs: folders this run writes to, whose files are no inputs even where they lie under `root`.
 
     Raises:
         UsageError: no such folder, no CT in it, or two inputs that would write one output.
     """
-    if not root.exists():
+    if not os.path.exists(root):
         raise UsageError(f"{root}: no such input. Mount or name a folder with CTs")
-    sources = [root] if root.is_file() else list(_find_sources(root))
+    sources = [root] if root.is_file() else list(_find_sources(root, outputs))
     if not sources or (root.is_file() and not root.name.endswith(SUFFIXES)):
         raise UsageError(f"{root}: no CT found ({', '.join(SUFFIXES)}, or a folder with a DICOM series)")
     base = root.parent if root.is_file() else root
@@ -75,37 +76,46 @@ def find_cases(root: Path, *, naming: Naming = "auto") -> list[Case]:
     ]
 
 
-def _find_sources(root: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        here = Path(folder)
-        visible = sorted(name for name in files if not name.startswith("."))
-        images = [name for name in visible if name.endswith(SUFFIXES)]
-        if KITS19_IMAGE in images:
+def _find_sources(root: Path, outputs: Sequence[Path]) -> Iterator[Path]:
+    written = {os.path.realpath(folder) for folder in outputs}
+    stack: list[tuple[Path, frozenset[str]]] = [(root, frozenset())]  # folders, and what they lie in
+    while stack:
+        here, above = stack.pop()
+        real = os.path.realpath(here)
+        if real in above or (real in written and above):
+            continue
+        try:
+            visible = sorted(path for path in here.iterdir() if not path.name.startswith("."))
+        except OSError as error:
+            if not above:
+                raise UsageError(f"{root}: cannot be listed ({error.strerror}). Change its rights") from error
+            yield here
+            continue
+        folders = [path for path in visible if os.path.isdir(path)]
+        stack.extend((folder, above | {real}) for folder in reversed(folders))
+        files = [path for path in visible if not os.path.isdir(path)]
+        images = [path for path in files if path.name.endswith(SUFFIXES)]
+        if any(path.name == KITS19_IMAGE for path in images):
             yield here / KITS19_IMAGE
         elif images:
-            yield from (here / name for name in images)
-        elif any(_is_dicom(here / name) for name in visible if name != DICOM_DIRECTORY):
+            yield from images
+        elif _is_series(files) or (here.name.endswith(SUFFIXES) and not visible):
             yield here
+        yield from (path for path in files if not path.name.endswith(SUFFIXES) and not os.path.exists(path))
 
 
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            file.seek(DICOM_MAGIC_OFFSET)
-            return file.read(len(DICOM_MAGIC)) == DICOM_MAGIC
-    except OSError:
-        return False
+def _is_series(files: Sequence[Path]) -> bool:
+    return any(is_dicom(path) for path in files if path.name != DIRECTORY)
 
 
 def _output_name(source: Path, root: Path, naming: Naming) -> Path:
     relative = source.relative_to(root)
-    is_series = source.is_dir()
+    is_series = os.path.isdir(source)
     # a KiTS19 image and a series are called after their folder, whose path may end in "." or be empty
     if is_series:
-        identity = source.resolve().name
+        identity = Path(os.path.abspath(source)).name  # noqa: PTH100  a link keeps its own name
     elif source.name == KITS19_IMAGE:
-        identity = source.parent.resolve().name
+        identity = Path(os.path.abspath(source.parent)).name  # noqa: PTH100
     else:
         identity = _stem(source.name)
     if naming == "auto":
@@ -114,7 +124,9 @@ def _output_name(source: Path, root: Path, naming: Naming) -> Path:
         case "kits19":
             return Path(f"prediction_{identity.removesuffix(NNUNET_CHANNEL).removeprefix('case_')}.nii.gz")
         case "nnunet":
-            return Path(f"{identity.removesuffix(NNUNET_CHANNEL)}.nii.gz")
+            # nnU-Net keeps the ending of its data set
+            ending = ".nii.gz" if is_series else source.name.removeprefix(_stem(source.name))
+            return Path(f"{identity.removesuffix(NNUNET_CHANNEL)}{ending}")
         case "grand-challenge":
             return Path("images", GRAND_CHALLENGE_SLUG, f"{identity}.mha")
         case _:

@@ -1,10 +1,14 @@
 """The command: arguments to calls, and exit codes. No numerics."""
 
+import functools
 import logging
 import os
 import signal
 import sys
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -17,13 +21,29 @@ from inference.cascade import Cascade
 from inference.cases import NAMINGS, Case, Naming, UsageError, find_cases
 from inference.pipeline import Options, run_cases
 from inference.report import CaseReport, write_report
-from inference.weights import WeightsError, load_weights
+from inference.weights import STAGES, WeightsError, load_weights
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
 """Where weights are looked for: what an organiser mounts, then what came with the code."""
 EXIT_ALL_WRITTEN, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 
 log = logging.getLogger("inference")
+
+
+def _stop(number: int, frame: object) -> None:
+    """Told to stop: end as soon as the label map in hand is written. Told twice: at once."""
+    signal.signal(number, lambda number, frame: os._exit(128 + number))
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parse_shard(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
@@ -33,6 +53,13 @@ def _parse_shard(context: click.Context, parameter: click.Parameter, value: str 
     if not slash or not index.isdecimal() or not count.isdecimal() or not int(index) < int(count):
         raise click.BadParameter(f"{value!r} is not I/N with I from 0 to N-1")
     return (int(index), int(count))
+
+
+class _OneLine(logging.Formatter):
+    """A file's name may hold anything, line breaks too; a message is one line all the same."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().formatMessage(record))
 
 
 def _folder(*, exists: bool = False) -> click.Path:
@@ -66,6 +93,7 @@ def _folder(*, exists: bool = False) -> click.Path:
               help="CPU threads of the networks.  [default: all cores]")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell more, and show tracebacks of bugs.")
+@_stoppable()
 def main(
     input_path: Path,
     output_path: Path,
@@ -90,17 +118,16 @@ def main(
     nothing found, or output not writable, said before any work.
     """
     _set_up_logging(quiet=quiet, verbose=verbose)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        cases = find_cases(input_path, naming=output_naming)
-        _check_inputs_stay(cases, output_path)
+        written = [folder for folder in (output_path, previews, save_probabilities) if folder is not None]
+        cases = find_cases(input_path, naming=output_naming, outputs=written)
+        _check_inputs_stay(input_path, cases, output_path)
         total = len(cases)
         cases = cases[shard[0] :: shard[1]]
-        _check_writable(output_path, *(folder for folder in (previews, save_probabilities) if folder),
-                        *([report_path.parent] if report_path else []))  # fmt: skip
+        _check_writable(*written, *([report_path.parent] if report_path else []))
         if report_path is not None and report_path.is_dir():
             raise UsageError(f"{report_path}: is a folder. Name a file for --report")
-        cascade, run = _load(weights_path, device, threads)
+        cascade, fallback, run = _load(weights_path, device, threads)
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
@@ -117,7 +144,11 @@ def main(
         probabilities=save_probabilities,
     )
     run["options"] = {"paper": paper, "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
-    reports = _run_with_progress(cases, cascade, options, report_path, run)
+    try:
+        reports = _run_with_progress(cases, cascade, fallback, options, report_path, run)
+    except SystemExit:
+        log.warning("stopped: what is written is whole; go on with --skip-existing")
+        raise
     failed = sum(report.status in ("failed", "background") for report in reports)
     is_reported = report_path is None or _is_reported(report_path, reports, run)
     if failed:
@@ -127,7 +158,12 @@ def main(
 
 
 def _run_with_progress(
-    cases: list[Case], cascade: Cascade, options: Options, report_path: Path | None, run: dict
+    cases: list[Case],
+    cascade: Cascade,
+    fallback: Callable[[], Cascade] | None,
+    options: Options,
+    report_path: Path | None,
+    run: dict,
 ) -> list[CaseReport]:
     start = time.perf_counter()
     with (
@@ -141,7 +177,7 @@ def _run_with_progress(
             if report_path is not None:
                 _is_reported(report_path, reports, run)
 
-        return run_cases(cases, cascade, options, done=done)
+        return run_cases(cases, cascade, options, done=done, fallback=fallback)
 
 
 def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
@@ -154,8 +190,10 @@ def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
     return True
 
 
-def _load(weights_path: Path | None, device_name: str, threads: int | None) -> tuple[Cascade, dict]:
-    """The networks, and what the report tells of them."""
+def _load(
+    weights_path: Path | None, device_name: str, threads: int | None
+) -> tuple[Cascade, Callable[[], Cascade] | None, dict]:
+    """The networks, where they are on a GPU the same for the CPU, and what the report tells of them."""
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -170,23 +208,40 @@ def _load(weights_path: Path | None, device_name: str, threads: int | None) -> t
         raise WeightsError(
             f"{folder}: kidney and tumor weights were trained on different grids or intensities"
         )
-    cascade = Cascade(
-        torch_network(kidney, device), torch_network(tumor, device), kidney.metadata, tumor.metadata
-    )
+
+    def on_cpu() -> Cascade:  # from the files again: the others' tensors stay on the GPU
+        networks = [
+            torch_network(load_weights(folder / f"{stage}.safetensors", stage), torch.device("cpu"))
+            for stage in STAGES
+        ]
+        return Cascade(networks[0], networks[1], kidney.metadata, tumor.metadata)
+
+    try:
+        cascade = Cascade(
+            torch_network(kidney, device), torch_network(tumor, device), kidney.metadata, tumor.metadata
+        )
+    except torch.OutOfMemoryError:
+        log.warning("%s has no memory for the networks: everything runs on the CPU", device)
+        device, cascade = torch.device("cpu"), on_cpu()
     weights = {
         "folder": str(folder),
         "kidney": {"version": kidney.metadata.version, "sha256": kidney.sha256},
         "tumor": {"version": tumor.metadata.version, "sha256": tumor.sha256},
     }
-    return cascade, {"device": str(device), "threads": torch.get_num_threads(), "weights": weights}
+    fallback = functools.cache(on_cpu) if device.type == "cuda" else None
+    return cascade, fallback, {"device": str(device), "threads": torch.get_num_threads(), "weights": weights}
 
 
-def _check_inputs_stay(cases: list[Case], output: Path) -> None:
-    """Where names stay the same, a label map written into the input folder would replace its CT."""
-    sources = {case.source.resolve() for case in cases}
+def _check_inputs_stay(input_path: Path, cases: list[Case], output: Path) -> None:
+    """A label map written into the input folder would replace its CT, or pass for one in the next run."""
+    sources = {os.path.realpath(case.source) for case in cases}
     for case in cases:
-        if (output / case.output).resolve() in sources:
+        if os.path.realpath(output / case.output) in sources:
             raise UsageError(f"{output / case.output}: would replace an input. Choose another --output")
+    if input_path.is_dir() and os.path.realpath(input_path) == os.path.realpath(output):
+        raise UsageError(
+            f"{output}: is the input folder: label maps would be inputs. Choose another --output"
+        )
 
 
 def _check_writable(*folders: Path) -> None:
@@ -203,6 +258,9 @@ def _check_writable(*folders: Path) -> None:
 
 def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)-7s %(message)s"))
+    handler.setFormatter(_OneLine("%(levelname)-7s %(message)s"))
+    if not verbose:  # libraries have lines of their own for what our log says once
+        logging.getLogger("nibabel.global").handlers[:] = [logging.NullHandler()]
+        warnings.filterwarnings("ignore")
     log.handlers[:] = [handler]
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -4,8 +4,7 @@ The door to the rooms that know orientation: from `read_ct` to `write_label_map`
 with z to superior, y to posterior and x to the patient's left (LPS).
 """
 
-import shutil
-import tempfile
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from inference import dicom, itk, nifti
 from inference.preprocess import Roi
+from inference.staging import staged
 from inference.volume import CaseError, Ct, NativeGrid
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "NativeGrid",
     "read_ct",
     "read_native_grid",
-    "staged",
     "write_label_map",
     "write_roi_volume",
 ]
@@ -46,6 +45,7 @@ def read_ct(path: Path) -> Ct:
         CaseError: the file is damaged, no 3D scalar image, or its geometry is unusable.
     """
     with _reading(path):
+        _check_there(path)
         if path.is_dir():
             return dicom.read(path)
         if path.name.endswith(nifti.SUFFIXES):
@@ -60,6 +60,7 @@ def read_native_grid(path: Path) -> NativeGrid:
         CaseError: as `read_ct`, and for a DICOM folder, which has no header of its own.
     """
     with _reading(path):
+        _check_there(path)
         if path.name.endswith(nifti.SUFFIXES):
             return nifti.read_grid(path)
         return itk.read_grid(path)
@@ -107,9 +108,12 @@ def write_roi_volume(path: Path, values: NDArray[np.float32], roi: Roi, native: 
 def _reading(path: Path) -> Iterator[None]:
     """Turn what readers raise for a bad file into one clear line."""
     try:
-        yield
+        with np.errstate(all="ignore"):  # what overflows becomes infinite, and is told as such
+            yield
     except CaseError:
         raise
+    except PermissionError as error:
+        raise CaseError(f"{path}: may not be read by user {os.geteuid()}. Change its rights") from error
     except BAD_FILE_ERRORS as error:
         raise CaseError(
             f"{path}: cannot be read ({_one_line(error)}). Check or copy the file again"
@@ -118,17 +122,11 @@ def _reading(path: Path) -> Iterator[None]:
         raise CaseError(f"{path}: does not fit in memory. Give the process more, or crop the CT") from error
 
 
-@contextmanager
-def staged(path: Path) -> Iterator[Path]:
-    """A path to write to; what lies there at the end is moved to its final name, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
-    try:
-        yield staging / path.name
-        for file in sorted(staging.iterdir(), key=lambda file: file.name == path.name):
-            file.replace(path.parent / file.name)  # a .mhd comes after the voxels that it points to
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def _check_there(path: Path) -> None:
+    if path.is_symlink() and not os.path.exists(path):
+        raise CaseError(f"{path}: a link to {path.readlink()}, which is not there. Mount or copy that too")
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
+        raise CaseError(f"{path}: no regular file. Copy the CT itself there")
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,12 +5,14 @@ failure to itself.
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from inference.cascade import Cascade, locate_kidneys, segment_kidneys
@@ -20,8 +22,12 @@ from inference.postprocess import Restored, Structures, restore
 from inference.preprocess import Roi, extract_roi, place_roi
 from inference.preview import write_preview
 from inference.report import CaseReport
+from inference.staging import sweep
 
 log = logging.getLogger("inference")
+
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
+"""How PyTorch's RuntimeError for too little memory begins to differ from its others."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def run_cases(
     options: Options,
     *,
     done: Callable[[list[CaseReport]], None] = lambda reports: None,
+    fallback: Callable[[], Cascade] | None = None,
 ) -> list[CaseReport]:
     """Segment all cases; none's failure costs another's result.
 
@@ -100,6 +107,7 @@ def run_cases(
         cascade: the networks.
         options: of the run.
         done: called with all finished records whenever a case is finished.
+        fallback: gives networks on the CPU, for a case that the GPU has no memory for.
     """
     finished: list[CaseReport] = []
 
@@ -108,10 +116,12 @@ def run_cases(
         _log_outcome(report, len(finished), len(cases))
         done(finished)
 
+    for folder in {(options.output / case.output).parent for case in cases}:
+        sweep(folder)
     waiting = []
     for case in cases:
         report = CaseReport(case.name, str(case.source), case.output.as_posix())
-        if options.skip_existing and (options.output / case.output).exists():
+        if options.skip_existing and _is_written(options.output / case.output):
             report.status = "skipped"
             finish(report)
         else:
@@ -130,7 +140,7 @@ def run_cases(
             ct, segmentation = None, None
             try:
                 ct = current.result()
-                segmentation = segment_ct(ct, cascade, report, paper=options.paper)
+                segmentation = _segment(ct, cascade, report, options, fallback)
             except Exception as error:
                 _note_failure(report, error)
             if writing is not None:
@@ -139,6 +149,28 @@ def run_cases(
         if writing is not None:
             writing.result()
     return finished
+
+
+def _is_written(path: Path) -> bool:
+    return os.path.isfile(path) and os.path.getsize(path) > 0  # noqa: PTH202
+
+
+def _segment(
+    ct: Ct,
+    cascade: Cascade,
+    report: CaseReport,
+    options: Options,
+    fallback: Callable[[], Cascade] | None,
+) -> Segmentation:
+    """On the GPU; where its memory does not suffice, once more on the CPU."""
+    try:
+        return segment_ct(ct, cascade, report, paper=options.paper)
+    except torch.OutOfMemoryError:
+        if fallback is None:
+            raise
+    report.warnings.append("the GPU ran out of memory: segmented on the CPU")
+    torch.cuda.empty_cache()
+    return segment_ct(ct, fallback(), report, paper=options.paper)
 
 
 def _read(case: Case, report: CaseReport) -> Ct:
@@ -159,11 +191,7 @@ def _write(
     try:
         if ct is not None and segmentation is not None:
             _describe(report, ct, segmentation)
-            if options.probabilities is not None:
-                _write_probabilities(options.probabilities / case.name, ct, segmentation)
-            if options.previews is not None:
-                with report.timed("preview"):
-                    write_preview(options.previews / f"{case.name}.png", ct, segmentation.restored.labels)
+            _write_extras(case, report, ct, segmentation, options)
             with report.timed("write"):
                 write_label_map(options.output / case.output, segmentation.restored.labels, ct.native)
             report.status = "written"
@@ -172,6 +200,21 @@ def _write(
     if report.status == "failed" and options.background_on_error:
         _write_background(case, report, ct, options)
     finish(report)
+
+
+def _write_extras(
+    case: Case, report: CaseReport, ct: Ct, segmentation: Segmentation, options: Options
+) -> None:
+    """Previews and probabilities; where they cannot be written, the label map still counts."""
+    try:
+        if options.probabilities is not None:
+            _write_probabilities(options.probabilities / case.name, ct, segmentation)
+        if options.previews is not None:
+            with report.timed("preview"):
+                write_preview(options.previews / f"{case.name}.png", ct, segmentation.restored.labels)
+    except Exception as error:
+        report.warnings.append(f"preview or probabilities not written ({type(error).__name__}: {error})")
+        log.debug("traceback of %s", report.name, exc_info=error)
 
 
 def _write_background(case: Case, report: CaseReport, ct: Ct | None, options: Options) -> None:
@@ -221,6 +264,8 @@ def _describe(report: CaseReport, ct: Ct, segmentation: Segmentation) -> None:
 def _note_failure(report: CaseReport, error: Exception) -> None:
     if isinstance(error, CaseError):
         report.error = str(error)
+    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error):
+        report.error = f"{report.source}: does not fit in memory. Give the process more, or crop the CT"
     elif isinstance(error, OSError):
         report.error = (
             f"{error.filename or report.output}: {error.strerror or error}. Check the output folder"

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from inference.ct import Ct
 from inference.postprocess import KIDNEY, TUMOR
+from inference.staging import staged
 
 WINDOW_HU = (-160.0, 240.0)
 PIXEL_MM = 0.8
@@ -46,10 +47,8 @@ def write_preview(path: Path, ct: Ct, labels: NDArray[np.uint8]) -> None:
     for panel in panels:
         picture.paste(panel, (left, (height - panel.height) // 2))
         left += panel.width + MARGIN_PX
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="PNG")
-    partial.replace(path)
+    with staged(path) as partial:
+        picture.save(partial, format="PNG")
 
 
 def _focus(labels: NDArray[np.uint8]) -> tuple[int, int, int]:

@@ -1,7 +1,6 @@
 """What a run tells about itself: one record a case, and the JSON report."""
 
 import json
-import os
 import platform
 import resource
 import time
@@ -11,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
+
+from inference.staging import staged
 
 PACKAGES = ("torch", "SimpleITK", "numpy", "scipy", "nibabel")
 
@@ -74,7 +75,5 @@ def write_report(path: Path, cases: Sequence[CaseReport], run: dict[str, Any]) -
         "versions": {"python": platform.python_version(), **versions},
         "cases": [asdict(case) for case in cases],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    with staged(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -4,6 +4,7 @@ What all file formats share. Canonical is (z, y, x) with z to superior, y to pos
 patient's left (LPS); oblique axes go to the nearest of these.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,14 @@ from numpy.typing import NDArray
 from inference.preprocess import Shape, Vector
 
 AIR_HU = -1024
+NO_AIR_HU = -10
+"""Images whose lowest value is above this hold no air: they are scaled or shifted, or no CT."""
 CANONICAL = axcodes2ornt(("S", "P", "L"))
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 20.0
+MAX_VOXELS = 1 << 31
+"""More than any CT has (2048 slices of 1024²): what claims more would only fill the memory."""
+MAX_DEFLATE_RATIO = 1032
+"""No deflate stream expands further (zlib technical details): a header that claims more is wrong."""
 MAX_SHEAR_COSINE = 0.02
 """Axes further than this from right angles (1.1°) are sheared: resampling along them would bend anatomy."""
 
@@ -114,6 +121,27 @@ def checked_shape(path: Path, shape: tuple[int, ...]) -> Shape:
     return (int(shape[0]), int(shape[1]), int(shape[2]))
 
 
+def check_claim(path: Path, shape: Shape, voxel_bytes: int, stored_bytes: int) -> None:
+    """Refuse a header that claims more than its file can hold, before any memory is taken for it.
+
+    Args:
+        path: for the error's text.
+        shape: (i, j, k) voxels, as claimed.
+        voxel_bytes: of one voxel as it is stored.
+        stored_bytes: of the file; the most it can inflate to, where it is compressed.
+
+    Raises:
+        CaseError: it claims too much.
+    """
+    claimed_bytes = math.prod(shape) * voxel_bytes
+    if claimed_bytes > stored_bytes:
+        raise CaseError(
+            f"{path}: the header claims {claimed_bytes} bytes, more than the file can hold. Copy it again"
+        )
+    if math.prod(shape) > MAX_VOXELS:
+        raise CaseError(f"{path}: has {math.prod(shape)} voxels, more than any CT. Crop or resample it")
+
+
 def checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """The affine; a `CaseError` where its spacing or its angles cannot be right."""
     columns = np.asarray(affine, dtype=np.float64)[:3, :3]
@@ -132,6 +160,8 @@ def voxel_warnings(hu: NDArray[np.int16], not_finite: int) -> tuple[str, ...]:
     if not_finite:
         warnings.append(f"{not_finite} voxels are NaN or infinite; taken as air")
     low, high = int(hu.min()), int(hu.max())
-    if low >= -10:
+    if low == high:
+        warnings.append(f"all voxels are {low}: the scan is empty")
+    elif low >= NO_AIR_HU:
         warnings.append(f"values run from {low} to {high}: no air, so perhaps no Hounsfield units")
     return tuple(warnings)

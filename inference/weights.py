@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -14,6 +15,9 @@ from inference.preprocess import RoiSpec
 from inference.vnet import DOWNSAMPLING, VNet
 
 Stage = Literal["kidney", "tumor"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+MAX_ROI_VOXELS = 512**3
+"""Far more than any network here takes: a contract beyond it is a damaged one."""
 FORMAT = "nested-vnet-1"
 CHECKSUMS = "SHA256SUMS"
 
@@ -92,6 +96,11 @@ def load_weights(path: Path, stage: Stage) -> Weights:
     metadata = _parse_metadata(path, header.get("metadata", ""))
     if metadata.stage != stage:
         raise WeightsError(f"{path}: holds the {metadata.stage} network, not the {stage} network")
+    first = tensors.get("encoder.0.0.0.weight")
+    if first is None or first.shape[0] != metadata.base_channels:  # before room is made for the network
+        raise WeightsError(f"{path}: does not fit this network ({metadata.base_channels} base channels)")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise WeightsError(f"{path}: holds numbers that are not finite. Copy the file again")
     model = VNet(base_channels=metadata.base_channels)
     try:
         model.load_state_dict(tensors)
@@ -105,7 +114,11 @@ def _check_digest(path: Path, digest: str) -> None:
     checksums = path.parent / CHECKSUMS
     if not checksums.is_file():
         return
-    for line in checksums.read_text().splitlines():
+    try:
+        lines = checksums.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise WeightsError(f"{checksums}: cannot be read ({error.strerror}). Change its rights") from error
+    for line in lines:
         expected, _, name = line.partition("  ")
         if name == path.name:
             if digest != expected:
@@ -125,7 +138,7 @@ def _parse_metadata(path: Path, text: str) -> WeightsMetadata:
         roi["window_hu"] = tuple(roi["window_hu"])
         metadata = WeightsMetadata(roi=RoiSpec(**roi), **raw)
         _check_metadata(metadata)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path}: its metadata cannot be used ({error!r}). Copy the file again") from error
     return metadata
 
@@ -137,6 +150,8 @@ def _check_metadata(metadata: WeightsMetadata) -> None:
     low_hu, high_hu = roi.window_hu
     if any(not isinstance(n, int) or n < 1 or n % DOWNSAMPLING for n in (depth, height, width)):
         raise ValueError(f"ROI {roi.shape_vox} is no multiple of {DOWNSAMPLING} voxels")
+    if math.prod(roi.shape_vox) > MAX_ROI_VOXELS:
+        raise ValueError(f"ROI {roi.shape_vox} is larger than {MAX_ROI_VOXELS} voxels")
     if roi.normalisation not in ("window", "minmax"):
         raise ValueError(f"normalisation is {roi.normalisation!r}")
     if not (roi.spacing_mm > 0 and low_hu < high_hu and 0 <= metadata.threshold < 1):

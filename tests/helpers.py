@@ -1,7 +1,7 @@
 """What tests build their inputs from: tiny CTs, affines by hand, and networks whose answer is known."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,20 +116,27 @@ def save_dicom_series(
     origin_mm: Vector = (-11.0, -22.0, 33.0),
     series_uid: str = "1.2.826.0.1.3680043.2.1125.1",
     z_mm: list[float] | None = None,
+    stem: str = "IM",
+    tags: Mapping[str, str] | None = None,
+    compressor: str | None = None,
 ) -> Path:
     """One CT series, (z, y, x) LPS, stored with the usual rescale intercept of −1024.
 
-    `origin_mm` is (x, y, z) in LPS, as DICOM says it; `z_mm` places slices elsewhere than evenly.
+    `origin_mm` is (x, y, z) in LPS, as DICOM says it; `z_mm` places slices elsewhere than evenly,
+    `tags` change or add header fields, `compressor` is one of ITK's ("JPEG2000", say).
     """
     folder.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(hu)
     image.SetSpacing(spacing_mm[::-1])
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    if compressor is not None:
+        writer.SetUseCompression(True)
+        writer.SetCompressor(compressor)
     for k in range(hu.shape[0]):
         z = origin_mm[2] + k * spacing_mm[0] if z_mm is None else z_mm[k]
         slice_2d = image[:, :, k]
-        tags = {
+        header = {
             "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
             "0008|0018": f"{series_uid}.{k + 1}",
             "0008|0060": "CT",
@@ -141,11 +148,12 @@ def save_dicom_series(
             "0020|0037": "1\\0\\0\\0\\1\\0",
             "0028|1052": "-1024",
             "0028|1053": "1",
+            **(tags or {}),
         }
-        for tag, value in tags.items():
+        for tag, value in header.items():
             slice_2d.SetMetaData(tag, value)
         # names that do not sort as the slices lie
-        writer.SetFileName(str(folder / f"IM{(k * 7) % 1000:04d}.dcm"))
+        writer.SetFileName(str(folder / f"{stem}{(k * 7) % 1000:04d}.dcm"))
         writer.Execute(slice_2d)
     return folder
 

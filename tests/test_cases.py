@@ -38,6 +38,7 @@ def outputs(cases: list[Case], root: Path) -> dict[str, str]:
         ("ward/a.b.c.nii.gz", "ward/a.b.c.nii.gz"),
         ("case_00210_0000.nii.gz", "case_00210.nii.gz"),  # nnU-Net
         ("imagesTs/case_00210_0000.nii.gz", "case_00210.nii.gz"),
+        ("imagesTs/case_00210_0000.mha", "case_00210.mha"),
         ("images/ct/1b2c.mha", "images/kidney-tumor-segmentation/1b2c.mha"),  # Grand Challenge
     ],
 )
@@ -64,7 +65,7 @@ FORCED = {
         "case_00210/imaging.nii.gz": "case_00210.nii.gz",
         "case_00211.nii.gz": "case_00211.nii.gz",
         "case_00212_0000.nii.gz": "case_00212.nii.gz",
-        "images/ct/1b2c.mha": "1b2c.nii.gz",
+        "images/ct/1b2c.mha": "1b2c.mha",
         "series": "series.nii.gz",
     },
     "grand-challenge": {

@@ -108,9 +108,11 @@ def test_nan_and_infinity_become_air_with_a_warning(tmp_path: Path, suffix: str)
 
 
 def test_values_without_air_are_warned_of(tmp_path: Path) -> None:
-    without = read_ct(save_nifti(tmp_path / "a.nii", np.full(SHAPE, 7, dtype=np.int16), AFFINE))
+    without = read_ct(save_nifti(tmp_path / "a.nii", some_hu() + 67, AFFINE))
     assert len(without.warnings) == 1
-    assert "values run from 7 to 7" in without.warnings[0]
+    assert "values run from 7 to 126" in without.warnings[0]
+    constant = read_ct(save_nifti(tmp_path / "c.nii", np.full(SHAPE, -7, dtype=np.int16), AFFINE))
+    assert constant.warnings == ("all voxels are -7: the scan is empty",)
     assert read_ct(save_nifti(tmp_path / "b.nii", some_hu(), AFFINE)).warnings == ()
 
 
@@ -263,7 +265,7 @@ def test_two_dicom_series_in_one_folder_is_an_error(tmp_path: Path) -> None:
     for file in list(folder.iterdir()):
         file.rename(file.with_name("first_" + file.name))
     save_dicom_series(folder, some_hu(), series_uid="1.2.3.2")
-    with pytest.raises(CaseError, match="two: holds 2 DICOM series, not one"):
+    with pytest.raises(CaseError, match="two: holds 2 DICOM series of a CT, not one"):
         read_ct(folder)
 
 

@@ -21,6 +21,7 @@ from inference.preprocess import RoiSpec
 from inference.report import CaseReport
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
+    AIR_HU,
     FAT_HU,
     KIDNEY_HU,
     SMALL_ROI,
@@ -162,6 +163,7 @@ def test_no_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
     cascade = threshold_cascade()
     cascade = Cascade(cascade.kidney, tumor, cascade.kidney_metadata, cascade.tumor_metadata)
     hu = np.full((24, 40, 48), FAT_HU, dtype=np.int16)
+    hu[:, :2] = AIR_HU
     save_nifti(tmp_path / "in" / "fat.nii.gz", hu, canonical_affine(ABDOMEN_SPACING_MM))
     (report,) = run(tmp_path / "in", tmp_path / "out", cascade)
     assert report.status == "written"
