@@ -106,7 +106,7 @@ case "${1:-demo}" in
   test)
     shift
     cd "$ROOT"
-    set_up requirements.txt tests/requirements.txt training/requirements.txt
+    set_up requirements.txt requirements-dicom.txt tests/requirements.txt training/requirements.txt
     exec "$VENV/bin/python" -m pytest "$@"
     ;;
   geometry)

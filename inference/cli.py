@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 
 import click
 import torch
@@ -14,8 +15,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from inference.backends import choose_device, torch_network
 from inference.cascade import Cascade
-from inference.cases import NAMINGS, Case, Naming, UsageError, find_cases
-from inference.pipeline import Options, run_cases
+from inference.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
+from inference.pipeline import LabelWriter, Options, run_cases, write_as_label_map
 from inference.report import CaseReport, write_report
 from inference.weights import WeightsError, load_weights
 
@@ -35,6 +36,12 @@ def _parse_shard(context: click.Context, parameter: click.Parameter, value: str 
     return (int(index), int(count))
 
 
+def _parse_slug(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value in ("", ".", "..") or PurePath(value).name != value:
+        raise click.BadParameter(f"{value!r} is no slug (one folder name)")
+    return value
+
+
 def _folder(*, exists: bool = False) -> click.Path:
     return click.Path(exists=exists, path_type=Path)
 
@@ -51,6 +58,12 @@ def _folder(*, exists: bool = False) -> click.Path:
               help="The literal method: centre crop, labels restored by nearest neighbour.")  # fmt: skip
 @click.option("--output-naming", type=click.Choice(NAMINGS), default="auto", show_default=True,
               help="How label maps are called; auto follows the input's layout.")  # fmt: skip
+@click.option("--output-slug", callback=_parse_slug, default=GRAND_CHALLENGE_SLUG, show_default=True,
+              envvar="OUTPUT_SLUG", show_envvar=True,
+              help="The output socket on Grand Challenge: images/SLUG/.")  # fmt: skip
+@click.option("--output-format", type=click.Choice(["label-map", "dicom-seg"]), default="label-map",
+              show_default=True,
+              help="dicom-seg: DICOM segmentation objects, for DICOM series (needs highdicom).")  # fmt: skip
 @click.option("--skip-existing", is_flag=True, help="Pass over cases whose label map is there already.")
 @click.option("--shard", callback=_parse_shard, metavar="I/N", default=None,
               help="Only every N-th case, from the I-th on (I from 0).")  # fmt: skip
@@ -73,6 +86,8 @@ def main(
     weights_path: Path | None,
     paper: bool,
     output_naming: Naming,
+    output_slug: str,
+    output_format: str,
     skip_existing: bool,
     shard: tuple[int, int],
     report_path: Path | None,
@@ -92,7 +107,9 @@ def main(
     _set_up_logging(quiet=quiet, verbose=verbose)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        cases = find_cases(input_path, naming=output_naming)
+        cases = find_cases(input_path, naming=output_naming, output_slug=output_slug)
+        if output_format == "dicom-seg":
+            cases = as_dicom_seg(cases)
         _check_inputs_stay(cases, output_path)
         total = len(cases)
         cases = cases[shard[0] :: shard[1]]
@@ -101,6 +118,7 @@ def main(
         if report_path is not None and report_path.is_dir():
             raise UsageError(f"{report_path}: is a folder. Name a file for --report")
         cascade, run = _load(weights_path, device, threads)
+        write_labels = _label_writer(output_format, cascade)
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
@@ -115,6 +133,7 @@ def main(
         background_on_error=on_error == "background",
         previews=previews,
         probabilities=save_probabilities,
+        write_labels=write_labels,
     )
     run["options"] = {"paper": paper, "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
     reports = _run_with_progress(cases, cascade, options, report_path, run)
@@ -179,6 +198,20 @@ def _load(weights_path: Path | None, device_name: str, threads: int | None) -> t
         "tumor": {"version": tumor.metadata.version, "sha256": tumor.sha256},
     }
     return cascade, {"device": str(device), "threads": torch.get_num_threads(), "weights": weights}
+
+
+def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
+    if output_format == "label-map":
+        return write_as_label_map
+    try:
+        from inference.dicom_seg import write_dicom_seg
+    except ImportError as error:
+        raise UsageError(
+            f"--output-format dicom-seg: {error.name} is not installed. Install requirements-dicom.txt, "
+            "or build the image with --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt"
+        ) from error
+    versions = dict.fromkeys((cascade.kidney_metadata.version, cascade.tumor_metadata.version))
+    return partial(write_dicom_seg, version=" + ".join(versions))
 
 
 def _check_inputs_stay(cases: list[Case], output: Path) -> None:

@@ -157,7 +157,7 @@ def write_label_map(path: Path, labels: NDArray[np.uint8], native: NativeGrid) -
         OSError: the output cannot be written (no right, no space).
     """
     stored = apply_orientation(labels, native.from_canonical)
-    with _staged(path) as partial:
+    with staged(path) as partial:
         if path.name.endswith(NIFTI_SUFFIXES):
             _save_nifti(partial, stored, native)
         else:
@@ -179,7 +179,7 @@ def write_roi_volume(path: Path, values: NDArray[np.float32], roi: Roi, native: 
     roi_to_ct = np.diag([*roi.step_vox, 1.0])
     roi_to_ct[:3, 3] = roi.start_vox
     affine = native.affine @ inv_ornt_aff(native.to_canonical, native.shape) @ roi_to_ct
-    with _staged(path) as partial:
+    with staged(path) as partial:
         nib.save(nib.Nifti1Image(values, affine), partial)
 
 
@@ -199,7 +199,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _staged(path: Path) -> Iterator[Path]:
+def staged(path: Path) -> Iterator[Path]:
     """A path to write to; what lies there at the end is moved to its final name, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
