@@ -205,7 +205,7 @@ def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
         return write_as_label_map
     try:
         from inference.dicom_seg import write_dicom_seg
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UsageError(
             f"--output-format dicom-seg: {error.name} is not installed. Install requirements-dicom.txt, "
             "or build the image with --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt"

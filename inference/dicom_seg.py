@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from inference.ct import LPS_TO_RAS, CaseError, NativeGrid, staged
+from inference.ct import CaseError, NativeGrid, staged
 from inference.postprocess import KIDNEY, TUMOR
 
 NAME = "nested-vnet-kits19"
 SERIES_NUMBER = 1900
 """Any will do; this one is unlikely to be another series' number in its study."""
+RAS_TO_LPS = (-1.0, -1.0, 1.0)
+"""The affine's world axes to DICOM's."""
 LONG_STRING_CHARS = 64
 """Most that DICOM allows in a version (PS3.5, VR LO)."""
 NO_SERIAL_NUMBER = "none"
@@ -139,5 +141,5 @@ def _source_images(series: Path, native: NativeGrid) -> list[pydicom.Dataset]:
                 )
         for keyword in MAY_BE_EMPTY:
             image.setdefault(keyword, None)
-    towards_next_slice = (LPS_TO_RAS @ native.affine[:3, :3])[:, 2]
+    towards_next_slice = native.affine[:3, 2] * RAS_TO_LPS
     return sorted(images.values(), key=lambda image: float(towards_next_slice @ image.ImagePositionPatient))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -18,7 +17,7 @@ from tests.harness import checks, engine, toys
 from tests.harness.checks import Finding, check_outputs, check_run
 from tests.harness.engine import Contestant, Limits, Run
 from tests.harness.trial import DataSet, Result, append_rows, as_row, open_data_set, try_container
-from tests.helpers import ABDOMEN_SPACING_MM, abdomen, canonical_affine, save_nifti, write_weights
+from tests.helpers import ABDOMEN_SPACING_MM, abdomen, canonical_affine, load_nifti, save_nifti, write_weights
 
 CASES = ("ct_0.nii.gz", "ct_1.nii.gz")
 SECONDS = 60.0
@@ -203,7 +202,7 @@ def test_files_of_root_are_caught(data: DataSet, tmp_path: Path, monkeypatch: py
 def test_values_between_labels_are_no_labels(data: DataSet, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for case in data.cases:
-        labels = np.asarray(nib.load(data.truth / case.output).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+        labels = np.asarray(load_nifti(data.truth / case.output).dataobj, dtype=np.float32)
         save_nifti(tmp_path / "out" / case.output, labels / 2, canonical_affine(ABDOMEN_SPACING_MM))
     findings, _ = check_outputs(data.cases, tmp_path / "out", data.truth, is_run_whole=True)
     assert [finding.reason for finding in findings] == ["labels", "labels"]
