@@ -25,9 +25,9 @@ usage() {
 
 The first call makes a virtual environment in .venv (about 1.5 GB).
   VENV=DIR               make it elsewhere
-  TORCH_INDEX_URL=URL    take torch from there; https://download.pytorch.org/whl/cpu has the small CPU build
   EXTRA_REQUIREMENTS=requirements-dicom.txt   'build' and 'save' an image that can write DICOM segmentations
   OUTPUT_SLUG=SLUG       'save' an image that writes to this output socket of Grand Challenge
+  TORCH_INDEX_URL=URL    take torch from there; https://download.pytorch.org/whl/cpu has the small CPU build
   DOCKER=podman          use another engine;  IMAGE=NAME  another image name
 TEXT
 }
