@@ -3,6 +3,9 @@
 #   docker build -t nested-vnet-kits19 .                       GPU and CPU (the torch wheel that PyPI gives)
 #   docker build -t nested-vnet-kits19 \
 #     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .            CPU only, far smaller
+#   docker build -t nested-vnet-kits19 \
+#     --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt .                       with --output-format dicom-seg
+#   docker build -t nested-vnet-kits19 --target grand-challenge .                   serves Grand Challenge's invoke API
 #
 #   docker run --rm [--gpus all] --network none -v IN:/input:ro -v OUT:/output nested-vnet-kits19
 
@@ -43,6 +46,12 @@ RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
     # files are for newer Pythons and do not compile
     /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
 
+# What only some need, beside requirements.txt; lent pip, since the environment's own is gone.
+ARG EXTRA_REQUIREMENTS=
+COPY requirements*.txt /tmp/
+RUN test -z "$EXTRA_REQUIREMENTS" \
+ || python3.11 -m pip --python /opt/venv install --no-cache-dir --disable-pip-version-check -r "/tmp/$EXTRA_REQUIREMENTS"
+
 COPY inference /app/inference
 COPY weights /app/weights
 COPY LICENSE /app/LICENSE
@@ -52,7 +61,7 @@ RUN chmod -R a+rX,go-w /app /opt/venv \
  && PYTHONPATH=/app /opt/venv/bin/python -m inference --help
 
 
-FROM python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm AS image
 
 # No installer, no setuid program: nothing here may gain rights. Mount points exist for engines that cannot
 # make them in a read-only image.
@@ -86,3 +95,16 @@ LABEL org.opencontainers.image.title="nested-vnet-kits19" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
+
+
+# The same for Grand Challenge: a server with the invoke API of its algorithm template, known by the label.
+FROM image AS grand-challenge
+LABEL org.grand-challenge.api-method="invoke"
+ARG OUTPUT_SLUG=kidney-tumor-segmentation
+ENV OUTPUT_SLUG=${OUTPUT_SLUG}
+EXPOSE 4743
+ENTRYPOINT ["python", "-m", "inference.serve"]
+
+
+# What is built where no target is named.
+FROM image

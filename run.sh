@@ -17,6 +17,8 @@ usage() {
 ./run.sh segment IN OUT [options]   segment the CTs under IN, write label maps to OUT
 ./run.sh docker IN OUT [options]    the same in the container, without network or rights
 ./run.sh build                      build the container image
+./run.sh save [FILE]                write the image for Grand Challenge as .tar.gz, ready to upload
+./run.sh harness IMAGE... [options] run images as an organiser does; check and score what they write
 ./run.sh test [pytest options]      run the tests
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
 ./run.sh evaluate PREDICTED TRUTH   score label maps: the paper's table, KiTS's metrics; check a submission
@@ -25,6 +27,8 @@ usage() {
 
 The first call makes a virtual environment in .venv (about 1.5 GB).
   VENV=DIR               make it elsewhere
+  EXTRA_REQUIREMENTS=requirements-dicom.txt   'build' and 'save' an image that can write DICOM segmentations
+  OUTPUT_SLUG=SLUG       'save' an image that writes to this output socket of Grand Challenge
   TORCH_INDEX_URL=URL    take torch from there; https://download.pytorch.org/whl/cpu has the small CPU build
   DOCKER=podman          use another engine
   IMAGE=NAME             'docker' runs this image as it is; 'build' calls the new one so
@@ -94,7 +98,26 @@ case "${1:-demo}" in
   build)
     # BUILD_ARGS: further flags of 'docker build', split at blanks
     # shellcheck disable=SC2086
-    exec "$DOCKER" build ${BUILD_ARGS:-} ${TORCH_INDEX_URL:+--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL"} -t "$IMAGE" "$ROOT"
+    exec "$DOCKER" build ${BUILD_ARGS:-} \
+      ${TORCH_INDEX_URL:+--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL"} \
+      ${EXTRA_REQUIREMENTS:+--build-arg "EXTRA_REQUIREMENTS=$EXTRA_REQUIREMENTS"} \
+      ${OUTPUT_SLUG:+--build-arg "OUTPUT_SLUG=$OUTPUT_SLUG"} -t "$IMAGE" "$ROOT"
+    ;;
+  save)
+    shift
+    IMAGE=$IMAGE-grand-challenge
+    file=${1:-$(basename "$IMAGE").tar.gz}
+    [ -d "$(dirname "$file")" ] || die "$(dirname "$file"): no such folder"
+    command -v "$DOCKER" >/dev/null || die "$DOCKER not found. Install Docker, or name another engine in DOCKER"
+    BUILD_ARGS="${BUILD_ARGS:-} --target grand-challenge" IMAGE=$IMAGE "$ROOT/run.sh" build >&2
+    "$DOCKER" save "$IMAGE" | gzip >"$file.partial" || { rm -f "$file.partial" && die "$file: not written"; }
+    mv "$file.partial" "$file"
+    echo "$file: upload it as the container image of an algorithm" >&2
+    ;;
+  harness)
+    shift
+    set_up requirements.txt
+    exec "$VENV/bin/python" -m tests.harness "$@"
     ;;
   docker)
     shift
@@ -109,7 +132,7 @@ case "${1:-demo}" in
   test)
     shift
     cd "$ROOT"
-    set_up requirements.txt tests/requirements.txt training/requirements.txt
+    set_up requirements.txt requirements-dicom.txt tests/requirements.txt training/requirements.txt
     exec "$VENV/bin/python" -m pytest "$@"
     ;;
   geometry)

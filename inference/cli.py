@@ -9,7 +9,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 
 import click
 import torch
@@ -18,8 +19,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from inference.backends import choose_device, torch_network
 from inference.cascade import Cascade
-from inference.cases import NAMINGS, Case, Naming, UsageError, find_cases
-from inference.pipeline import Options, run_cases
+from inference.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
+from inference.pipeline import LabelWriter, Options, run_cases, write_as_label_map
 from inference.report import CaseReport, write_report
 from inference.weights import STAGES, WeightsError, load_weights
 
@@ -62,6 +63,12 @@ class _OneLine(logging.Formatter):
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().formatMessage(record))
 
 
+def _parse_slug(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value in ("", ".", "..") or PurePath(value).name != value:
+        raise click.BadParameter(f"{value!r} is no slug (one folder name)")
+    return value
+
+
 def _folder(*, exists: bool = False) -> click.Path:
     return click.Path(exists=exists, path_type=Path)
 
@@ -78,6 +85,12 @@ def _folder(*, exists: bool = False) -> click.Path:
               help="The literal method: centre crop, labels restored by nearest neighbour.")  # fmt: skip
 @click.option("--output-naming", type=click.Choice(NAMINGS), default="auto", show_default=True,
               help="How label maps are called; auto follows the input's layout.")  # fmt: skip
+@click.option("--output-slug", callback=_parse_slug, default=GRAND_CHALLENGE_SLUG, show_default=True,
+              envvar="OUTPUT_SLUG", show_envvar=True,
+              help="The output socket on Grand Challenge: images/SLUG/.")  # fmt: skip
+@click.option("--output-format", type=click.Choice(["label-map", "dicom-seg"]), default="label-map",
+              show_default=True,
+              help="dicom-seg: DICOM segmentation objects, for DICOM series (needs highdicom).")  # fmt: skip
 @click.option("--skip-existing", is_flag=True, help="Pass over cases whose label map is there already.")
 @click.option("--shard", callback=_parse_shard, metavar="I/N", default=None,
               help="Only every N-th case, from the I-th on (I from 0).")  # fmt: skip
@@ -101,6 +114,8 @@ def main(
     weights_path: Path | None,
     paper: bool,
     output_naming: Naming,
+    output_slug: str,
+    output_format: str,
     skip_existing: bool,
     shard: tuple[int, int],
     report_path: Path | None,
@@ -120,7 +135,9 @@ def main(
     _set_up_logging(quiet=quiet, verbose=verbose)
     try:
         written = [folder for folder in (output_path, previews, save_probabilities) if folder is not None]
-        cases = find_cases(input_path, naming=output_naming, outputs=written)
+        cases = find_cases(input_path, naming=output_naming, outputs=written, output_slug=output_slug)
+        if output_format == "dicom-seg":
+            cases = as_dicom_seg(cases)
         _check_inputs_stay(input_path, cases, output_path)
         total = len(cases)
         cases = cases[shard[0] :: shard[1]]
@@ -128,6 +145,7 @@ def main(
         if report_path is not None and report_path.is_dir():
             raise UsageError(f"{report_path}: is a folder. Name a file for --report")
         cascade, fallback, run = _load(weights_path, device, threads)
+        write_labels = _label_writer(output_format, cascade)
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
@@ -142,6 +160,7 @@ def main(
         background_on_error=on_error == "background",
         previews=previews,
         probabilities=save_probabilities,
+        write_labels=write_labels,
     )
     run["options"] = {"paper": paper, "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
     try:
@@ -230,6 +249,20 @@ def _load(
     }
     fallback = functools.cache(on_cpu) if device.type == "cuda" else None
     return cascade, fallback, {"device": str(device), "threads": torch.get_num_threads(), "weights": weights}
+
+
+def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
+    if output_format == "label-map":
+        return write_as_label_map
+    try:
+        from inference.dicom_seg import write_dicom_seg
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--output-format dicom-seg: {error.name} is not installed. Install requirements-dicom.txt, "
+            "or build the image with --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt"
+        ) from error
+    versions = dict.fromkeys((cascade.kidney_metadata.version, cascade.tumor_metadata.version))
+    return partial(write_dicom_seg, version=" + ".join(versions))
 
 
 def _check_inputs_stay(input_path: Path, cases: list[Case], output: Path) -> None:

@@ -513,3 +513,21 @@ def test_package_logger_is_the_only_one_that_is_touched(run: Run, tmp_path: Path
     save_abdomens(tmp_path / "in", 1)
     run("--input", tmp_path / "in", "--output", tmp_path / "out")
     assert logging.getLogger().handlers == before
+
+
+def test_output_slug_as_option_and_as_variable(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_sitk(tmp_path / "in" / "images" / "ct" / "1.mha", abdomen(), ABDOMEN_SPACING_MM)
+    monkeypatch.setenv("OUTPUT_SLUG", "of-the-variable")
+    for out, options, slug in (("a", (), "of-the-variable"), ("b", ("--output-slug", "mine"), "mine")):
+        assert run("--input", tmp_path / "in", "--output", tmp_path / out, *options).exit_code == 0
+        assert (tmp_path / out / "images" / slug / "1.mha").is_file()
+
+
+@pytest.mark.parametrize("slug", ["", "..", "a/b", "/a"])
+def test_an_output_slug_that_is_no_name_is_2(run: Run, tmp_path: Path, slug: str) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--output-slug", slug)
+    assert result.exit_code == 2
+    assert "is no slug" in result.stderr

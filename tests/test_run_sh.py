@@ -20,7 +20,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_help_lists_the_commands() -> None:
     done = _run("--help")
     assert done.returncode == 0
-    for command in ("segment", "docker", "build", "test", "evaluate", "train"):
+    for command in ("segment", "docker", "build", "save", "harness", "test", "evaluate", "train"):
         assert f"./run.sh {command}" in done.stdout
 
 
@@ -85,3 +85,26 @@ def test_a_machine_without_python_is_told_so(tmp_path: Path) -> None:
     done = _run("segment", str(tmp_path), str(tmp_path), PATH=str(tools), VENV=str(tmp_path / "venv"))
     assert done.returncode != 0
     assert "Python" in done.stderr
+
+
+def test_save_into_a_folder_that_is_not_there_ends_with_2(tmp_path: Path) -> None:
+    done = _run("save", str(tmp_path / "absent" / "image.tar.gz"))
+    assert done.returncode == 2
+    assert "absent: no such folder" in done.stderr
+
+
+def test_save_without_an_engine_ends_with_2_and_writes_nothing(tmp_path: Path) -> None:
+    done = _run("save", str(tmp_path / "image.tar.gz"), DOCKER="no-such-engine")
+    assert done.returncode == 2
+    assert "no-such-engine not found" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_leaves_no_half_written_file(tmp_path: Path) -> None:
+    engine = tmp_path / "engine"  # builds, then fails while it saves
+    engine.write_text('#!/bin/sh\nif [ "$1" = save ]; then echo half of it; exit 1; fi\n')
+    engine.chmod(0o755)
+    done = _run("save", str(tmp_path / "image.tar.gz"), DOCKER=str(engine))
+    assert done.returncode == 2
+    assert "image.tar.gz: not written" in done.stderr
+    assert list(tmp_path.iterdir()) == [engine]
