@@ -46,12 +46,6 @@ RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
     # files are for newer Pythons and do not compile
     /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
 
-# What only some need, beside requirements.txt; lent pip, since the environment's own is gone.
-ARG EXTRA_REQUIREMENTS=
-COPY requirements*.txt /tmp/
-RUN test -z "$EXTRA_REQUIREMENTS" \
- || python3.11 -m pip --python /opt/venv install --no-cache-dir --disable-pip-version-check -r "/tmp/$EXTRA_REQUIREMENTS"
-
 COPY inference /app/inference
 COPY weights /app/weights
 COPY LICENSE /app/LICENSE
@@ -59,6 +53,21 @@ RUN chmod -R a+rX,go-w /app /opt/venv \
  && python3.11 -m compileall -q --invalidation-mode unchecked-hash /app \
  # a package too many removed above stops the build here
  && PYTHONPATH=/app /opt/venv/bin/python -m inference --help
+
+
+# What only some need, in a folder of its own, so that all images share the large layer. These files name
+# every package that requirements.txt lacks.
+FROM python:3.11-slim-bookworm AS extra
+ARG PIP_NO_INDEX=
+ARG PIP_FIND_LINKS=
+ARG EXTRA_REQUIREMENTS=
+COPY requirements*.txt /tmp/
+RUN mkdir /opt/extra \
+ && if [ -n "$EXTRA_REQUIREMENTS" ]; then \
+      python3.11 -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
+        --no-deps --target /opt/extra -r "/tmp/$EXTRA_REQUIREMENTS" \
+      && python3.11 -m compileall -q --invalidation-mode unchecked-hash /opt/extra; \
+    fi
 
 
 FROM python:3.11-slim-bookworm AS image
@@ -73,12 +82,13 @@ RUN python3.11 -c "import glob, importlib.util as u, os, shutil; \
  && mkdir -p /input /output /opt/ml/model
 
 COPY --from=build /opt/venv /opt/venv
+COPY --from=extra /opt/extra /opt/extra
 COPY --from=build /app /app
 
 # Python: no writes into the image, no imports from the working folder, logs at once.
 # OpenBLAS would start a thread a core at import and is never used: 128 cores alone would reach --pids-limit.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
-    PYTHONPATH=/app \
+    PYTHONPATH=/app:/opt/extra \
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -109,8 +109,9 @@ case "${1:-demo}" in
     file=${1:-$(basename "$IMAGE").tar.gz}
     [ -d "$(dirname "$file")" ] || die "$(dirname "$file"): no such folder"
     command -v "$DOCKER" >/dev/null || die "$DOCKER not found. Install Docker, or name another engine in DOCKER"
+    # --fast: a third of the time, for a sixth more to upload
     BUILD_ARGS="${BUILD_ARGS:-} --target grand-challenge" IMAGE=$IMAGE "$ROOT/run.sh" build >&2
-    "$DOCKER" save "$IMAGE" | gzip >"$file.partial" || { rm -f "$file.partial" && die "$file: not written"; }
+    "$DOCKER" save "$IMAGE" | gzip --fast >"$file.partial" || { rm -f "$file.partial" && die "$file: not written"; }
     mv "$file.partial" "$file"
     echo "$file: upload it as the container image of an algorithm" >&2
     ;;

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,8 +162,6 @@ def saved(image: str, tmp_path: Path) -> Iterator[Path]:
 def test_the_saved_image_is_loaded_and_invoked_as_on_grand_challenge(
     saved: Path, image: str, job: Path
 ) -> None:
-    with tarfile.open(saved, "r:gz") as tar:  # docker save's layout, which the platform reads
-        assert {"manifest.json"} <= {Path(name).name for name in tar.getnames()}
     subprocess.run([DOCKER, "load", "--quiet", "--input", str(saved)], check=True)
     name = f"{image}-grand-challenge"
     label = '{{index .Config.Labels "org.grand-challenge.api-method"}}'
