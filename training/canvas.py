@@ -30,15 +30,15 @@ class Region:
 
     def __init__(self, canvas: "Canvas", box: Box) -> None:
         self.axes = [axis[part] for axis, part in zip(canvas.axes, box, strict=True)]
-        self.spacing_mm = canvas.spacing_mm
+        self.spacing_mm, self.edge_mm = canvas.spacing_mm, canvas.edge_mm
         self.hu = canvas.hu[box]
         self.z, self.y, self.x = (w[box] for w in canvas.warped)
         self.clearance, self.uneven_clearance = canvas.clearance[box], canvas.uneven_clearance[box]
         self.core, self.cavity, self.abdomen = canvas.core[box], canvas.cavity[box], canvas.abdomen[box]
 
     def soft(self, depth_mm: Tensor) -> Tensor:
-        """Share of each voxel that a shape fills: its depth over the voxel's side, 0.5 on its surface."""
-        return (depth_mm / self.spacing_mm).add_(0.5).clamp_(0, 1)
+        """Share of each voxel that a shape fills: its depth over the width of an edge, 0.5 on its surface."""
+        return (depth_mm / self.edge_mm).add_(0.5).clamp_(0, 1)
 
     def free(self, clearance_mm: float) -> Tensor:
         """Share of each voxel that is farther from the kidney than this."""
@@ -95,7 +95,7 @@ class Canvas:
     ) -> None:
         draw, fat = patient.draw("warp"), RANGES.fat
         amplitude, cell = draw(RANGES.body.warp_mm), draw(RANGES.body.warp_cell_mm)
-        self.axes, self.spacing_mm = list(axes), spacing_mm
+        self.axes, self.spacing_mm, self.edge_mm = list(axes), spacing_mm, spacing_mm * patient.edge_vox
         self.hu = torch.full_like(clearance, AIR_HU)
         self.warped: list[Tensor] = []
         self.reach: list[float] = []  # largest displacement along each axis (mm)

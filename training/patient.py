@@ -91,6 +91,7 @@ class Patient:
     spine_x: float
     spine_half_width: float
     spine_half_depth: float
+    edge_vox: float  # width of the organs' edges, in voxels of whatever grid
 
     def draw(self, name: str) -> Draw:
         """The organ's own random stream."""
@@ -140,4 +141,5 @@ def draw_patient(
         spine_x=draw(back.spine_x),
         spine_half_width=draw(back.half_width),
         spine_half_depth=draw(back.half_depth),
+        edge_vox=Draw(seed, "edges")(RANGES.scanner.edge_vox),
     )

@@ -38,7 +38,7 @@ class ContrastRanges:
     """One draw of the phase and of the enhancement's strength sets the HU of every organ."""
 
     # shares of the four phases; non-contrast is over-represented: only shape and place tell organs apart
-    phase_shares: tuple[float, ...] = (0.32, 0.28, 0.27, 0.13)
+    phase_shares: tuple[float, ...] = (0.38, 0.26, 0.24, 0.12)
     # an organ follows the patient's enhancement this far, the rest is its own
     coherence: float = 0.7
     # patients whose organs draw their phases one by one: the network must not lean on coherence
@@ -51,7 +51,7 @@ class ContrastRanges:
     fat: Range = (-118.0, -85.0)
     phases: tuple[PhaseHu, ...] = (
         PhaseHu(  # without contrast: blood 35-50, parenchyma by its density
-            cortex=(22, 42), medulla_minus_cortex=(-3, 3), aorta=(30, 50), vena_cava=(30, 50),
+            cortex=(14, 42), medulla_minus_cortex=(-3, 3), aorta=(30, 50), vena_cava=(30, 50),
             liver=(44, 70), spleen=(40, 58), pancreas=(25, 50), muscle=(40, 65), bowel_wall=(15, 50),
             urine=(-5, 20),
         ),
@@ -372,7 +372,7 @@ class KidneyRanges:
     sinus_cell_mm: Range = (6.0, 12.0)
     sinus_threshold_sd: Range = (-0.6, 1.2)
     sinus_vessel_share: float = 0.5  # filled by vessels, else by urine
-    stone_share: float = 0.08
+    stone_share: float = 0.15
     stone_radius_mm: Range = (1.5, 6.0)
     stone_hu: Range = (250.0, 1300.0)
     stone_spread_mm: float = 10.0
@@ -402,6 +402,7 @@ class KidneyRanges:
 class ScannerRanges:
     """Sampling, noise, artefacts, calibration, field of view."""
 
+    edge_vox: Range = (0.25, 1.0)  # organs' edges: samples of a fine scan are sharp, means of voxels are not
     texture_hu: Range = (0.0, 5.0)  # stranding and unevenness of all soft tissue
     texture_cell_mm: Range = (5.0, 12.0)
     soft_from_hu: float = -300.0
@@ -409,7 +410,7 @@ class ScannerRanges:
     shading_cell_mm: Range = (30.0, 80.0)
     blur_xy_mm: Range = (0.4, 1.8)
     slice_mm: Range = (1.0, 5.5)  # thickness; a box of t mm blurs like a Gaussian of t / sqrt(12)
-    noise_hu: Range = (2.5, 30.0)  # log-uniform
+    noise_hu: Range = (1.0, 30.0)  # log-uniform
     noise_xy_vox: Range = (0.0, 0.8)
     noise_z_vox: Range = (0.0, 0.9)  # interpolated from thick slices
     streak_share: float = 0.25
@@ -421,6 +422,10 @@ class ScannerRanges:
     metal_slab_mm: float = 30.0  # half height of the slab of streaks
     gain: Range = (0.93, 1.07)
     offset_hu: Range = (-12.0, 12.0)
+    # scans with voxels of several millimetres, interpolated: soft everywhere, and less noisy. Without them a
+    # network leans on edges as sharp as the kidneys' own voxels, and fails wherever those are missing
+    resampled_share: float = 0.6
+    resampled_blur_vox: Range = (0.2, 0.9)  # along z, and in the slice, of the grid's voxels
     round_view_share: float = 0.2  # round field of view that cuts the trunk
     round_view_beyond_mm: Range = (12.0, 70.0)  # its margin beyond the kidneys
 

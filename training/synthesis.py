@@ -361,6 +361,9 @@ def _scan(canvas: Canvas, inside: Tensor, patient: Patient, kidney_low: Point, k
         across = canvas.axes[1][:, None] * float(np.sin(angle)) + canvas.axes[2][None] * float(np.cos(angle))
         hu.add_(amplitude * torch.sin(across * (2 * float(np.pi) / period) + shift))
     _metal_streaks(canvas, hu, draw)
+    if draw.chance(ranges.resampled_share):
+        z, xy = draw(ranges.resampled_blur_vox), draw(ranges.resampled_blur_vox)
+        hu = _blur(hu, (z, xy, xy))
     hu.mul_(draw(ranges.gain)).add_(draw(ranges.offset_hu)).clamp_(min=OUTSIDE_HU)
     outside, beyond = ~inside, draw(ranges.round_view_beyond_mm)
     if draw.chance(ranges.round_view_share):
