@@ -9,7 +9,6 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 from pydicom.sr.coding import Code
@@ -22,6 +21,8 @@ from inference.staging import staged
 NAME = "nested-vnet-kits19"
 SERIES_NUMBER = 1900
 """Any will do; this one is unlikely to be another series' number in its study."""
+MAX_SHEAR_COSINE = 0.02
+"""Images turned by more than this (1.1°) are no slices of the same volume."""
 RAS_TO_LPS = (-1.0, -1.0, 1.0)
 """The affine's world axes to DICOM's."""
 LONG_STRING_CHARS = 64
@@ -124,23 +125,49 @@ def _segments(version: str) -> list[hd.seg.SegmentDescription]:
 
 
 def _source_images(series: Path, native: NativeGrid) -> list[pydicom.Dataset]:
-    """The series' images in the order of the CT's slices, without their pixels."""
-    (series_uid,) = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(series))  # as the CT was read
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(series), series_uid)
-    images = {file: pydicom.dcmread(file, stop_before_pixels=True) for file in files}
+    """The images that lie under the CT's slices, in their order, without their pixels.
+
+    What else is in the folder (localisers, other modalities, copies, notes) does not lie on its grid.
+    """
+    images: dict[str, pydicom.Dataset] = {}
+    for file in sorted(series.iterdir()):
+        image = _read_header(file)
+        if image is not None and _is_slice_of(native, image):
+            _check_attributes(file, image)
+            images[image.SOPInstanceUID] = image
     if len(images) != native.shape[2]:
         raise CaseError(
-            f"{series}: {len(images)} DICOM files for {native.shape[2]} slices. "
+            f"{series}: {len(images)} images for {native.shape[2]} slices. "
             "Only a series with one image a file can be the source of a DICOM segmentation"
         )
-    for file, image in images.items():
-        for keyword in REQUIRED:
-            if keyword not in image:
-                raise CaseError(
-                    f"{file}: lacks {keyword}, which a DICOM segmentation must refer to. "
-                    "Export the series again, or leave out --output-format"
-                )
-        for keyword in MAY_BE_EMPTY:
-            image.setdefault(keyword, None)
     towards_next_slice = native.affine[:3, 2] * RAS_TO_LPS
     return sorted(images.values(), key=lambda image: float(towards_next_slice @ image.ImagePositionPatient))
+
+
+def _read_header(file: Path) -> pydicom.Dataset | None:
+    try:
+        return pydicom.dcmread(file, stop_before_pixels=True) if file.is_file() else None
+    except Exception:  # whatever pydicom raises for a file that anybody put there; the CT was read without it
+        return None
+
+
+def _is_slice_of(native: NativeGrid, image: pydicom.Dataset) -> bool:
+    if image.get("Modality", "") not in ("CT", "") or "LOCALIZER" in image.get("ImageType", ""):
+        return False
+    if (image.get("Columns"), image.get("Rows")) != native.shape[:2]:
+        return False
+    directions = native.affine[:3, :2] / np.linalg.norm(native.affine[:3, :2], axis=0)
+    rows_and_columns = (directions.T * RAS_TO_LPS).ravel()
+    orientation = image.get("ImageOrientationPatient")
+    return orientation is not None and np.allclose(rows_and_columns, orientation, atol=MAX_SHEAR_COSINE)
+
+
+def _check_attributes(file: Path, image: pydicom.Dataset) -> None:
+    for keyword in REQUIRED:
+        if keyword not in image:
+            raise CaseError(
+                f"{file}: lacks {keyword}, which a DICOM segmentation must refer to. "
+                "Export the series again, or leave out --output-format"
+            )
+    for keyword in MAY_BE_EMPTY:
+        image.setdefault(keyword, None)

@@ -17,6 +17,8 @@ from inference import cli
 
 PORT = 4743
 """Where Grand Challenge asks (its algorithm template, app.py)."""
+CLIENT_SECONDS = 30
+"""A client that says nothing for so long is hung up on: it would keep all others out."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
@@ -24,6 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request at a time, in the main thread, which alone may handle signals."""
 
     arguments: tuple[str, ...] = ()
+    timeout = CLIENT_SECONDS
 
     def do_GET(self) -> None:
         """/health: the server is there, so it is ready."""

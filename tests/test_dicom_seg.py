@@ -246,6 +246,34 @@ def test_a_series_without_a_frame_of_reference_is_told_so(tmp_path: Path) -> Non
     assert not (tmp_path / "x.dcm").exists()
 
 
+def test_what_else_lies_in_the_folder_is_no_source(tmp_path: Path) -> None:
+    segmentation, _, _ = write_both(tmp_path)
+    before, folder = pydicom.dcmread(segmentation), tmp_path / "ct"
+    ct = read_ct(folder)
+    image = pydicom.dcmread(next(folder.iterdir()))
+    image.save_as(folder / "copy.dcm")
+    image.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]  # a localiser
+    image.SOPInstanceUID += ".1"
+    image.save_as(folder / "localiser.dcm")
+    image = pydicom.dcmread(folder / "copy.dcm")
+    image.Modality, image.SOPInstanceUID = "MR", image.SOPInstanceUID + ".2"
+    image.save_as(folder / "mr.dcm")
+    (folder / "notes.txt").write_text("seen")
+    (folder / "empty").mkdir()
+    write_dicom_seg(segmentation, some_labels(ct.hu.shape), ct.native, folder, version="early-1")
+    after = pydicom.dcmread(segmentation)
+    assert after.ReferencedSeriesSequence == before.ReferencedSeriesSequence
+    assert after.PixelData == before.PixelData
+
+
+def test_a_series_with_a_slice_too_few_is_told_so(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    ct = read_ct(tmp_path / "ct")
+    next((tmp_path / "ct").iterdir()).unlink()
+    with pytest.raises(CaseError, match="5 images for 6 slices"):
+        write_dicom_seg(tmp_path / "x.dcm", some_labels(ct.hu.shape), ct.native, tmp_path / "ct", version="1")
+
+
 def test_attributes_that_anonymising_drops_are_written_empty(tmp_path: Path) -> None:
     write_both(tmp_path)
     edit_slices(tmp_path / "ct", PatientID=None, PatientName=None, StudyTime=None, PatientBirthDate=None)

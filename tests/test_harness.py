@@ -76,6 +76,7 @@ FAULTS = {
     "writes_rubbish": "unreadable",
     "leaves_a_file": "leftover",
     "crashes_midway": "crash",
+    "writes_into_its_image": "crash",
     "needs_the_network": "network",
 }
 

@@ -89,6 +89,12 @@ def eats_memory(path: Path) -> None:
         held.append(np.ones(1 << 22))
 
 
+def writes_into_its_image(path: Path) -> None:
+    """A cache, say."""
+    (Path(__file__).parent / "cache.npy").write_bytes(b"")
+    honest(path)
+
+
 def needs_the_network(path: Path) -> None:
     """To fetch its weights; the name exists nowhere (RFC 2606)."""
     urllib.request.urlopen("http://weights.invalid/")
@@ -111,7 +117,7 @@ TOYS: dict[str, Callable[[Path], None]] = {
     for toy in (
         honest, writes_nothing, forgets_a_slice, moves_the_origin, stands_on_its_head, invents_a_label,
         writes_rubbish, links_out, leaves_a_file, crashes_midway, runs_too_long, eats_memory,
-        needs_the_network,
+        needs_the_network, writes_into_its_image,
     )
 }  # fmt: skip
 
