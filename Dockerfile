@@ -72,13 +72,14 @@ RUN mkdir /opt/extra \
 
 FROM python:3.11-slim-bookworm AS image
 
-# No installer, no setuid program: nothing here may gain rights. Mount points exist for engines that cannot
+# No installer, no setuid program, no folder but /tmp that all may write. Mount points exist for engines that cannot
 # make them in a read-only image.
 RUN python3.11 -c "import glob, importlib.util as u, os, shutil; \
 [shutil.rmtree(p) for n in ('pip', 'setuptools', 'wheel', 'pkg_resources', 'ensurepip') if (s := u.find_spec(n)) \
  for d in s.submodule_search_locations for p in [d, *glob.glob(os.path.dirname(d) + '/' + n + '-*-info')]]" \
  && rm -f /usr/local/bin/pip* /usr/bin/pip* \
- && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
+ && find / -xdev \( -type f -o -type d \) -perm /6000 -exec chmod a-s {} + \
+ && find / -xdev \( -type f -o -type d \) -perm -0002 ! -path /tmp -exec chmod o-w {} + \
  && mkdir -p /input /output /opt/ml/model
 
 COPY --from=build /opt/venv /opt/venv

@@ -20,6 +20,7 @@ usage() {
 ./run.sh save [FILE]                write the image for Grand Challenge as .tar.gz, ready to upload
 ./run.sh harness IMAGE... [options] run images as an organiser does; check and score what they write
 ./run.sh test [pytest options]      run the tests
+./run.sh sbom FILE                  the image's Python packages as CycloneDX JSON
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
 ./run.sh evaluate PREDICTED TRUTH   score label maps: the paper's table, KiTS's metrics; check a submission
 ./run.sh train [arguments]          python -m training ...
@@ -135,6 +136,15 @@ case "${1:-demo}" in
     cd "$ROOT"
     set_up requirements.txt requirements-dicom.txt tests/requirements.txt training/requirements.txt
     exec "$VENV/bin/python" -m pytest "$@"
+    ;;
+  sbom)
+    shift
+    [ $# -eq 1 ] || die "give a file to write"
+    set_up requirements.txt tests/requirements.txt training/requirements.txt
+    "$DOCKER" run --rm --network none --entrypoint python "$IMAGE" -c '
+from importlib.metadata import distributions
+print(*sorted({f"{d.name}=={d.version}" for d in distributions()}), sep="\n")' |
+      "$VENV/bin/cyclonedx-py" requirements --output-reproducible --of JSON -o "$1" -
     ;;
   geometry)
     shift

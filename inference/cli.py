@@ -22,6 +22,7 @@ from inference.cascade import Cascade
 from inference.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
 from inference.pipeline import LabelWriter, Options, run_cases, write_as_label_map
 from inference.report import CaseReport, write_report
+from inference.staging import sweep
 from inference.weights import STAGES, WeightsError, load_weights
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
@@ -31,17 +32,23 @@ EXIT_ALL_WRITTEN, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 log = logging.getLogger("inference")
 
 
-def _stop(number: int, frame: object) -> None:
-    """Told to stop: end as soon as the label map in hand is written. Told twice: at once."""
-    signal.signal(number, lambda number, frame: os._exit(128 + number))
-    raise SystemExit(128 + number)
-
-
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Told to stop (SIGTERM, SIGINT): end when the label map in hand is written. Told twice: at once."""
+    told: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+        told.append(number)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except Exception:
+        if told:  # a library has made an error of its own of it
+            raise SystemExit(128 + told[0]) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -153,6 +160,8 @@ def main(
         "%d of %d cases, device %s, weights %s", len(cases), total, run["device"], run["weights"]["folder"]
     )
 
+    if report_path is not None:
+        sweep(report_path.parent)
     options = Options(
         output=output_path,
         paper=paper,

@@ -61,8 +61,9 @@ def read_grid(path: Path) -> NativeGrid:
     """The grid alone, from the header."""
     body = _find_body(path)
     reader = _open(path)
-    _checked_bytes(path, reader, body)
-    return _grid(path, reader)
+    grid = _grid(path, reader)
+    check_claim(path, grid.shape, 1, body.file.stat().st_size * MAX_DEFLATE_RATIO)
+    return grid
 
 
 def itk_name(path: Path) -> str:
@@ -117,10 +118,10 @@ def _checked_bytes(path: Path, reader: sitk.ImageFileReader, body: _Body) -> int
     """The size of the voxels by the header, if the file can hold that much."""
     _check_scalar(path, reader.GetDimension(), reader.GetNumberOfComponents())
     voxel_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-    file_bytes = body.file.stat().st_size
-    check_claim(
-        path, reader.GetSize(), voxel_bytes, file_bytes * (MAX_DEFLATE_RATIO if body.is_deflated else 1)
-    )
+    stored_bytes = body.file.stat().st_size - body.offset
+    if body.is_deflated:
+        stored_bytes *= MAX_DEFLATE_RATIO
+    check_claim(path, reader.GetSize(), voxel_bytes, stored_bytes)
     return math.prod(reader.GetSize()) * voxel_bytes
 
 

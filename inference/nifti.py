@@ -63,7 +63,7 @@ def read_grid(path: Path) -> NativeGrid:
     with _open(path) as file:
         image = _load(file)
         grid = _grid(path, image)
-    check_claim(path, grid.shape, image.get_data_dtype().itemsize, path.stat().st_size * MAX_DEFLATE_RATIO)
+    check_claim(path, grid.shape, 1, path.stat().st_size * MAX_DEFLATE_RATIO)
     return grid
 
 

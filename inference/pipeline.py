@@ -133,8 +133,7 @@ def run_cases(
         _log_outcome(report, len(finished), len(cases))
         done(finished)
 
-    for folder in {(options.output / case.output).parent for case in cases}:
-        sweep(folder)
+    _sweep(cases, options)
     waiting = []
     for case in cases:
         report = CaseReport(case.name, str(case.source), case.output.as_posix())
@@ -166,6 +165,16 @@ def run_cases(
         if writing is not None:
             writing.result()
     return finished
+
+
+def _sweep(cases: Sequence[Case], options: Options) -> None:
+    """Remove what an earlier run that was killed has left half-written."""
+    folders = {(options.output / case.output).parent for case in cases}
+    for extra in (options.previews, options.probabilities):
+        if extra is not None:
+            folders.update((extra / case.name).parent for case in cases)
+    for folder in folders:
+        sweep(folder)
 
 
 def _is_written(path: Path) -> bool:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from inference.preprocess import Shape, Vector
 
 AIR_HU = -1024
+MIN_HU, MAX_HU = -32768, 32767
+"""Of int16, in which voxels are kept."""
 NO_AIR_HU = -10
 """Images whose lowest value is above this hold no air: they are scaled or shifted, or no CT."""
 CANONICAL = axcodes2ornt(("S", "P", "L"))
@@ -108,7 +110,7 @@ def convert_to_int16(values: NDArray, out: NDArray[np.int16]) -> int:
         if not_finite:
             values = np.where(finite, values, AIR_HU)
         values = np.rint(values)
-    out[...] = np.clip(values, -32768, 32767)
+    out[...] = np.clip(values, MIN_HU, MAX_HU)
     return not_finite
 
 
@@ -164,4 +166,6 @@ def voxel_warnings(hu: NDArray[np.int16], not_finite: int) -> tuple[str, ...]:
         warnings.append(f"all voxels are {low}: the scan is empty")
     elif low >= NO_AIR_HU:
         warnings.append(f"values run from {low} to {high}: no air, so perhaps no Hounsfield units")
+    if high == MAX_HU:
+        warnings.append(f"values reach {MAX_HU}, the highest that is kept: perhaps no Hounsfield units")
     return tuple(warnings)

@@ -1,7 +1,6 @@
 """Fixtures that several test files use."""
 
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests import corpus
 from tests.harness import engine
 from tests.helpers import write_weights
 
@@ -29,9 +29,8 @@ def _one_thread() -> None:
 @pytest.fixture
 def _untouched_process() -> Iterator[None]:
     """Undo what running the command inside the test process changes."""
-    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    threads = torch.get_num_threads()
     yield
-    signal.signal(signal.SIGTERM, handler)
     torch.set_num_threads(threads)
 
 
@@ -50,3 +49,10 @@ def image() -> Iterator[str]:
     subprocess.run(["./run.sh", "build"], cwd=ROOT, env={**os.environ, "IMAGE": name}, check=True)
     yield name
     subprocess.run([engine.DOCKER, "image", "rm", name], capture_output=True, check=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The corpus of bad and odd inputs as one table."""
+    if corpus.RESULTS:
+        terminalreporter.section("bad and odd inputs: expected and got")
+        terminalreporter.write_line(corpus.table(corpus.RESULTS))

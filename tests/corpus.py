@@ -125,6 +125,8 @@ class Got:
 
 
 KINDS: list[Kind] = []
+RESULTS: list[tuple[Kind, Got]] = []
+"""What the tests have run: the test report ends with it as one table."""
 
 
 def kind(area: str, name: str, expected: Expected, says: str = "") -> Callable[[Callable], Callable]:
@@ -603,7 +605,7 @@ kind("headers", "scl_slope NaN", "map")(lambda s: patch(put(s), SLOPE, [np.nan, 
 kind("headers", "scl_inter NaN", "fails", "cannot be read")(
     lambda s: patch(put(s), SLOPE, [1, np.nan], "<f4")
 )
-kind("headers", "scl_slope 1e38", "warned", "NaN or infinite")(
+kind("headers", "scl_slope 1e38", "warned", "the highest that is kept")(
     lambda s: patch(put(s, hu=abdomen().astype(np.float32), wanted=False), SLOPE, [1e38, 0], "<f4")
 )
 
@@ -661,7 +663,7 @@ def _one_volume_nrrd(scene: Scene) -> None:
     sitk.WriteImage(image, str(scene.inputs / "odd.nrrd"))
 
 
-@kind("headers", ".mha cut short", "fails", "cannot be read")
+@kind("headers", ".mha cut short", "fails", "more than the file can hold")
 def _cut_mha(scene: Scene) -> None:
     path = put_itk(scene, "odd.mha")
     path.write_bytes(path.read_bytes()[:-100])
@@ -821,7 +823,7 @@ def _patient(
     scene: Scene, masses: list[tuple[tuple[float, float, float], float]], tumor_mm: float = 0
 ) -> None:
     """Kidneys as balls (z, y, x and radius in mm) in fat; a tumor in the middle of the first."""
-    hu = np.full((30, 60, 72), FAT_HU, dtype=np.int16)
+    hu = np.full((36, 60, 72), FAT_HU, dtype=np.int16)
     for centre_mm, radius_mm in masses:
         hu[ball(hu.shape, centre_mm, radius_mm, ABDOMEN_SPACING_MM)] = KIDNEY_HU
     if tumor_mm:
@@ -835,14 +837,14 @@ def _patient(
 
 LEFT, RIGHT, PELVIS = (90.0, 90.0, 130.0), (85.0, 90.0, 50.0), (25.0, 60.0, 80.0)
 kind("patients", "one kidney", "map")(lambda s: _patient(s, [(LEFT, 20)]))
-kind("patients", "two kidneys", "map")(lambda s: _patient(s, [(LEFT, 20), (RIGHT, 18)], tumor_mm=9))
+kind("patients", "two kidneys", "map")(lambda s: _patient(s, [(LEFT, 20), (RIGHT, 18)]))
 kind("patients", "three (a transplant in the pelvis)", "map")(
     lambda s: _patient(s, [(LEFT, 20), (RIGHT, 18), (PELVIS, 17)])
 )
 kind("patients", "a horseshoe kidney (one structure)", "map")(
     lambda s: _patient(s, [((90.0, 90.0, 90.0), 35)])
 )
-kind("patients", "a tumor of 1.4 l", "map")(lambda s: _patient(s, [((75.0, 90.0, 90.0), 72)], tumor_mm=69.4))
+kind("patients", "a tumor of 1.4 l", "map")(lambda s: _patient(s, [((90.0, 90.0, 90.0), 74)], tumor_mm=69.4))
 kind("patients", "kidney cut by the scan's end", "warned", "reaches the first or last slice")(
     lambda s: _patient(s, [((2.0, 90.0, 130.0), 24), (RIGHT, 18)])
 )
@@ -862,10 +864,10 @@ kind("DICOM", "JPEG 2000", "map")(lambda s: put_series(s, compressor="JPEG2000")
 kind("DICOM", "lossless JPEG", "map")(lambda s: put_series(s, compressor="JPEG"))
 
 
-@kind("DICOM", "transfer syntax that nobody knows", "fails", "24 files cannot be read")
+@kind("DICOM", "transfer syntax that nobody knows", "fails", "cannot be read")
 def _transfer_syntax(scene: Scene) -> None:
-    for file in put_series(scene).iterdir():
-        edit(file, b"1.2.840.10008.1.2\0", b"1.2.840.10008.9.9\0")
+    for file in put_series(scene, compressor="JPEG2000").iterdir():
+        edit(file, b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.99")
 
 
 @kind("DICOM", "two series in one folder", "fails", "holds 2 DICOM series of a CT")
@@ -1025,15 +1027,6 @@ def _nan_weights(scene: Scene) -> None:
 def _disk_full(scene: Scene) -> None:
     hu = np.tile(abdomen(), (4, 2, 2))
     put(scene, hu=hu)  # 700 kB of labels, uncompressed; the good CT's fit
-    scene.environment = {"preexec_fn": _limit_files}
-
-
-@kind("machine", "disk full in mid-write (.mha)", "fails", "the disk is full")
-def _disk_full_mha(scene: Scene) -> None:
-    noise = np.random.default_rng(0).integers(0, 2, (100, 200, 200)) * (KIDNEY_HU - FAT_HU) + FAT_HU
-    hu = noise.astype(np.int16)
-    hu[:, :2] = AIR_HU
-    put_itk(scene, "odd.mha", hu=hu)
     scene.environment = {"preexec_fn": _limit_files}
 
 

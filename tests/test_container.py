@@ -18,9 +18,11 @@ from tests.harness.engine import DOCKER, Limits, hardening
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
     abdomen,
+    canonical_affine,
     files_under,
     save_abdomens,
     save_dicom_series,
+    save_nifti,
     save_sitk,
     truncate,
     write_weights,
@@ -66,18 +68,72 @@ def test_an_output_it_may_not_write_ends_with_2_before_any_work(image: str, tmp_
     assert "/input/labels" in done.stderr
 
 
-def test_the_image_has_no_pip_no_setuid_and_does_not_run_as_root(image: str) -> None:
-    script = (
-        "import importlib.util, os, pathlib, sys\n"
-        "assert os.getuid() == 10001, os.getuid()\n"
-        "assert importlib.util.find_spec('pip') is None\n"
-        "bad = [p for top in ('/opt', '/app', '/usr', '/bin', '/etc') for p in pathlib.Path(top).rglob('*')\n"
-        "       if p.is_file() and not p.is_symlink() and p.stat().st_mode & 0o6002]\n"
-        "assert not bad, bad\n"
-    )
-    command = [DOCKER, "run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", script]
+IMAGE_CHECK = """
+import importlib.util, json, os, pathlib, stat
+assert os.getuid() == 10001, os.getuid()
+assert importlib.util.find_spec("pip") is None
+COMPILERS = set("cc gcc g++ c++ cpp clang clang++ tcc ld as make cmake nvcc rustc go".split())
+SECRETS = set(".netrc .pypirc .git .git-credentials .env .npmrc .ssh .aws .docker id_rsa".split())
+bad = []
+for folder, folders, files in os.walk("/"):
+    folders[:] = [f for f in folders if os.path.join(folder, f) not in ("/proc", "/sys", "/dev")]
+    for name in folders + files:
+        path = os.path.join(folder, name)
+        info = os.lstat(path)
+        if stat.S_ISLNK(info.st_mode):
+            continue
+        if info.st_mode & 0o6000:
+            bad.append(("setuid or setgid", path))
+        if info.st_mode & 0o002 and path != "/tmp":
+            bad.append(("world-writable", path))
+        if name in COMPILERS and info.st_mode & 0o111 and not stat.S_ISDIR(info.st_mode):
+            bad.append(("compiler", path))
+        if name.endswith("_history") or name in SECRETS or name.endswith((".key", ".p12", ".pfx")):
+            bad.append(("history or secret", path))
+words = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY")
+bad += [("secret", name) for name in os.environ if any(word in name.upper() for word in words)]
+print(json.dumps(bad))
+"""
+
+
+def test_the_image_has_no_tools_no_secrets_and_nothing_to_gain_rights_by(image: str) -> None:
+    command = [DOCKER, "run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", IMAGE_CHECK]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
+def test_full_disk_and_no_folder_for_temporary_files(image: str, tmp_path: Path) -> None:
+    """Read-only root without /tmp, 300 kB of output: what fits is written, what does not leaves nothing."""
+    source, weights = tmp_path / "in", write_weights(tmp_path / "weights")
+    small, _ = save_abdomens(source, 2)
+    big = abdomen((96, 80, 96))
+    save_nifti(source / "big.nii", big, canonical_affine(ABDOMEN_SPACING_MM))  # 737 kB of labels
+    save_sitk(source / "big.mhd", np.zeros((96, 80, 96), dtype=np.int16) - 50, ABDOMEN_SPACING_MM)
+    flags = [flag for flag in HARDENED if flag not in ("--tmpfs", "/tmp")]
+    mounts = ["-v", f"{source}:/input:ro", "-v", f"{weights}:/opt/ml/model:ro"]
+    mounts += ["--tmpfs", "/output:size=300k,mode=1777", "--entrypoint", "sh"]
+    script = "python -m inference; code=$?; ls -A /output; exit $code"
+    command = [DOCKER, "run", *flags, *mounts, image, "-c", script]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "FAILED" in line]
+    assert "big.nii: No space left on device. Check the output folder" in line
+    assert done.stdout.split() == ["big.mhd", "big.zraw", small.name, "ct_1.nii.gz"]
+    assert "Traceback" not in done.stderr
+
+
+def test_sbom_names_what_is_in_the_image(image: str, tmp_path: Path) -> None:
+    file = tmp_path / "sbom.json"
+    subprocess.run(["./run.sh", "sbom", str(file)], cwd=ROOT, env={**os.environ, "IMAGE": image}, check=True)
+    sbom = json.loads(file.read_text())
+    assert sbom["bomFormat"] == "CycloneDX"
+    found = {part["name"].lower(): part["version"] for part in sbom["components"]}
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    pinned = dict(line.lower().split("==") for line in lines if line)
+    for name in ("torch", "simpleitk", "nibabel", "numpy", "scipy", "safetensors", "click", "tqdm", "pillow"):
+        assert found[name].split("+")[0] == pinned[name]
+    assert "pip" not in found
 
 
 def test_mounted_weights_take_the_place_of_the_images_and_a_broken_case_costs_only_itself(
