@@ -187,7 +187,7 @@ _KIDNEY_2MM = replace(
     optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3),
 )
 _KIDNEY_4MM_AGAIN = replace(
-    _KIDNEY_4MM, max_epochs=12, optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3, warmup_steps=50)
+    _KIDNEY_4MM, max_epochs=8, optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3, warmup_steps=50)
 )
 _TUMOR_4MM = replace(
     _KIDNEY_4MM,
