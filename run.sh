@@ -18,6 +18,7 @@ usage() {
 ./run.sh build                      build the container image
 ./run.sh test [pytest options]      run the tests
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
+./run.sh benchmark [TABLE] [options]   times and memory: tables, JSON and plots; --help lists the tables
 ./run.sh train [arguments]          python -m training ...
 ./run.sh --help                     this text; ./run.sh segment --help lists all options
 
@@ -70,7 +71,7 @@ folders() { # input and output as absolute paths, the output made
 case "${1:-demo}" in
   demo)
     cd "$ROOT"
-    set_up requirements.txt
+    set_up requirements.txt requirements-openvino.txt
     status=0
     "$VENV/bin/python" -m inference --input test_data/input --output output \
       --previews output/previews --report output/report.json || status=$?
@@ -81,7 +82,7 @@ case "${1:-demo}" in
     ;;
   segment)
     shift
-    set_up requirements.txt
+    set_up requirements.txt requirements-openvino.txt
     case "${1:-}" in
       -h | --help | "") exec "$VENV/bin/python" -m inference --help ;;
     esac
@@ -106,13 +107,23 @@ case "${1:-demo}" in
   test)
     shift
     cd "$ROOT"
-    set_up requirements.txt tests/requirements.txt training/requirements.txt
+    set_up requirements.txt requirements-openvino.txt tests/requirements.txt training/requirements.txt
     exec "$VENV/bin/python" -m pytest "$@"
     ;;
   geometry)
     shift
     set_up requirements.txt
     exec "$VENV/bin/python" -m benchmarks.geometry "$@"
+    ;;
+  benchmark)
+    shift
+    cd "$ROOT"
+    set_up requirements.txt requirements-openvino.txt training/requirements.txt
+    # the peers live in an environment of their own, made when they are asked for
+    case " $* " in
+      *" peers "*) VENV=$ROOT/.venv-benchmarks set_up benchmarks/requirements.txt ;;
+    esac
+    exec "$VENV/bin/python" -m benchmarks.run "$@"
     ;;
   train)
     shift

@@ -142,19 +142,20 @@ def usable_cores() -> int:
         return cores
 
 
-def torch_network(weights: Weights, backend: Backend) -> Network:
-    """The reference backend."""
+def torch_network(weights: Weights, backend: Backend, *, channels_last: bool = True) -> Network:
+    """The reference backend; channels last is the layout that its fast convolutions want."""
     import torch
 
     device = torch.device(backend.device)
     torch.set_num_threads(backend.threads)
     torch.backends.cudnn.allow_tf32 = False  # float32 is to be float32; TF32 has bfloat16's faults
     is_bf16 = backend.is_bf16(weights)
-    model = weights.model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    model = weights.model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
 
     def run(roi: NDArray[np.float32]) -> NDArray[np.float32]:
         image = torch.from_numpy(roi)[None, None].to(device)  # (1, 1, z, y, x)
-        image = image.contiguous(memory_format=torch.channels_last_3d)
+        image = image.contiguous(memory_format=layout)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
             logits = model.logits(image)
         return torch.sigmoid(logits.float())[0, 0].cpu().numpy()
