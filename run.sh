@@ -23,6 +23,7 @@ usage() {
 ./run.sh sbom FILE                  the image's Python packages as CycloneDX JSON
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
 ./run.sh evaluate PREDICTED TRUTH   score label maps: the paper's table, KiTS's metrics; check a submission
+./run.sh benchmark [TABLE] [options]   times and memory: tables, JSON and plots; --help lists the tables
 ./run.sh train [arguments]          python -m training ...
 ./run.sh --help                     this text; ./run.sh segment --help lists all options
 
@@ -78,7 +79,7 @@ folders() { # input and output as absolute paths, the output made
 case "${1:-demo}" in
   demo)
     cd "$ROOT"
-    set_up requirements.txt
+    set_up requirements.txt requirements-openvino.txt
     status=0
     "$VENV/bin/python" -m inference --input test_data/input --output output \
       --previews output/previews --report output/report.json || status=$?
@@ -89,7 +90,7 @@ case "${1:-demo}" in
     ;;
   segment)
     shift
-    set_up requirements.txt
+    set_up requirements.txt requirements-openvino.txt
     case "${1:-}" in
       -h | --help | "") exec "$VENV/bin/python" -m inference --help ;;
     esac
@@ -134,7 +135,8 @@ case "${1:-demo}" in
   test)
     shift
     cd "$ROOT"
-    set_up requirements.txt requirements-dicom.txt tests/requirements.txt training/requirements.txt
+    set_up requirements.txt requirements-openvino.txt requirements-dicom.txt tests/requirements.txt \
+      training/requirements.txt
     exec "$VENV/bin/python" -m pytest "$@"
     ;;
   sbom)
@@ -154,6 +156,16 @@ print(*sorted({f"{d.name}=={d.version}" for d in distributions()}), sep="\n")' |
   evaluate)
     set_up requirements.txt training/requirements.txt
     exec "$VENV/bin/python" -m training "$@"
+    ;;
+  benchmark)
+    shift
+    cd "$ROOT"
+    set_up requirements.txt requirements-openvino.txt training/requirements.txt
+    # the peers live in an environment of their own, made when they are asked for
+    case " $* " in
+      *" peers "*) VENV=$ROOT/.venv-benchmarks set_up benchmarks/requirements.txt ;;
+    esac
+    exec "$VENV/bin/python" -m benchmarks.run "$@"
     ;;
   train)
     shift

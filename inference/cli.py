@@ -13,17 +13,23 @@ from functools import partial
 from pathlib import Path, PurePath
 
 import click
-import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from inference.backends import choose_device, torch_network
+from inference.backends import (
+    BACKENDS,
+    PRECISIONS,
+    Backend,
+    DeviceMemoryError,
+    choose_backend,
+    mean_of,
+)
 from inference.cascade import Cascade
 from inference.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
 from inference.pipeline import LabelWriter, Options, run_cases, write_as_label_map
 from inference.report import CaseReport, write_report
 from inference.staging import sweep
-from inference.weights import STAGES, WeightsError, load_weights
+from inference.weights import Weights, WeightsError, load_weights
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
 """Where weights are looked for: what an organiser mounts, then what came with the code."""
@@ -86,8 +92,14 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--output", "output_path", type=_folder(), default=Path("/output"), show_default=True,
               help="Folder for the label maps.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True,
+              help="What runs the networks; auto: OpenVINO on CPUs, where installed.")  # fmt: skip
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
+              help="auto: bfloat16 where the processor has it and these weights allow it.")  # fmt: skip
 @click.option("--weights", "weights_path", type=_folder(), default=None,
               help="Folder with kidney.safetensors and tumor.safetensors.")  # fmt: skip
+@click.option("--ensemble", type=_folder(), multiple=True, metavar="DIR",
+              help="A further folder with weights, once or more: probabilities are averaged.")  # fmt: skip
 @click.option("--paper", is_flag=True,
               help="The literal method: centre crop, labels restored by nearest neighbour.")  # fmt: skip
 @click.option("--output-naming", type=click.Choice(NAMINGS), default="auto", show_default=True,
@@ -118,7 +130,10 @@ def main(
     input_path: Path,
     output_path: Path,
     device: str,
+    backend: str,
+    precision: str,
     weights_path: Path | None,
+    ensemble: tuple[Path, ...],
     paper: bool,
     output_naming: Naming,
     output_slug: str,
@@ -151,14 +166,19 @@ def main(
         _check_writable(*written, *([report_path.parent] if report_path else []))
         if report_path is not None and report_path.is_dir():
             raise UsageError(f"{report_path}: is a folder. Name a file for --report")
-        cascade, fallback, run = _load(weights_path, device, threads)
+        try:
+            chosen = choose_backend(backend, device=device, threads=threads, precision=precision)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        cascade, fallback, run = _load(weights_path, ensemble, chosen)
         write_labels = _label_writer(output_format, cascade)
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
     log.info(
-        "%d of %d cases, device %s, weights %s", len(cases), total, run["device"], run["weights"]["folder"]
-    )
+        "%d of %d cases, device %s (%s), weights %s",
+        len(cases), total, run["device"], run["backend"], run["weights"]["folder"],
+    )  # fmt: skip
 
     if report_path is not None:
         sweep(report_path.parent)
@@ -219,45 +239,51 @@ def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
 
 
 def _load(
-    weights_path: Path | None, device_name: str, threads: int | None
+    weights_path: Path | None, ensemble: tuple[Path, ...], backend: Backend
 ) -> tuple[Cascade, Callable[[], Cascade] | None, dict]:
     """The networks, where they are on a GPU the same for the CPU, and what the report tells of them."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        device = choose_device(device_name)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     candidates = WEIGHTS_FOLDERS if weights_path is None else (weights_path,)
-    folder = next((f for f in candidates if (f / "kidney.safetensors").is_file()), candidates[-1])
-    kidney = load_weights(folder / "kidney.safetensors", "kidney")
-    tumor = load_weights(folder / "tumor.safetensors", "tumor")
-    if kidney.metadata.roi != tumor.metadata.roi:
-        raise WeightsError(
-            f"{folder}: kidney and tumor weights were trained on different grids or intensities"
+    first = next((f for f in candidates if (f / "kidney.safetensors").is_file()), candidates[-1])
+    folders = (first, *ensemble)
+    kidney = [load_weights(folder / "kidney.safetensors", "kidney") for folder in folders]
+    tumor = [load_weights(folder / "tumor.safetensors", "tumor") for folder in folders]
+    for folder, *pair in zip(folders, kidney, tumor, strict=True):
+        if any(weights.metadata.roi != kidney[0].metadata.roi for weights in pair):
+            raise WeightsError(
+                f"{folder}: trained on different grids or intensities than {first / 'kidney.safetensors'}"
+            )
+
+    def on(backend: Backend) -> Cascade:
+        return Cascade(
+            mean_of([backend.network(weights) for weights in kidney]),
+            mean_of([backend.network(weights) for weights in tumor]),
+            kidney[0].metadata,
+            tumor[0].metadata,
         )
 
-    def on_cpu() -> Cascade:  # from the files again: the others' tensors stay on the GPU
-        networks = [
-            torch_network(load_weights(folder / f"{stage}.safetensors", stage), torch.device("cpu"))
-            for stage in STAGES
-        ]
-        return Cascade(networks[0], networks[1], kidney.metadata, tumor.metadata)
-
+    cpu = choose_backend(device="cpu", threads=backend.threads, precision=backend.precision)
     try:
-        cascade = Cascade(
-            torch_network(kidney, device), torch_network(tumor, device), kidney.metadata, tumor.metadata
-        )
-    except torch.OutOfMemoryError:
-        log.warning("%s has no memory for the networks: everything runs on the CPU", device)
-        device, cascade = torch.device("cpu"), on_cpu()
-    weights = {
-        "folder": str(folder),
-        "kidney": {"version": kidney.metadata.version, "sha256": kidney.sha256},
-        "tumor": {"version": tumor.metadata.version, "sha256": tumor.sha256},
+        cascade = on(backend)
+    except DeviceMemoryError as error:
+        log.warning("%s: everything runs on the CPU", error)
+        backend, cascade = cpu, on(cpu)
+    told = [
+        {"folder": str(folder), "kidney": _identity(k), "tumor": _identity(t)}
+        for folder, k, t in zip(folders, kidney, tumor, strict=True)
+    ]
+    run = {
+        "device": backend.device,
+        "backend": backend.name,
+        "bf16": all(backend.is_bf16(weights) for weights in kidney + tumor),
+        "threads": backend.threads,
+        "weights": told[0],
+        "ensemble": told[1:],
     }
-    fallback = functools.cache(on_cpu) if device.type == "cuda" else None
-    return cascade, fallback, {"device": str(device), "threads": torch.get_num_threads(), "weights": weights}
+    return cascade, functools.cache(lambda: on(cpu)) if backend.device != "cpu" else None, run
+
+
+def _identity(weights: Weights) -> dict[str, str]:
+    return {"version": weights.metadata.version, "sha256": weights.sha256}
 
 
 def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from inference.backends import DeviceMemoryError
 from inference.cascade import Cascade, locate_kidneys, segment_kidneys
 from inference.cases import Case
 from inference.ct import (
@@ -34,8 +34,6 @@ from inference.staging import sweep
 
 log = logging.getLogger("inference")
 
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
-"""How PyTorch's RuntimeError for too little memory begins to differ from its others."""
 LabelWriter = Callable[[Path, NDArray[np.uint8], NativeGrid, Path], None]
 """(file to write, labels (z, y, x), the CT's grid, the CT's own file or folder) → the file, whole."""
 
@@ -191,11 +189,10 @@ def _segment(
     """On the GPU; where its memory does not suffice, once more on the CPU."""
     try:
         return segment_ct(ct, cascade, report, paper=options.paper)
-    except torch.OutOfMemoryError:
+    except DeviceMemoryError:
         if fallback is None:
             raise
     report.warnings.append("the GPU ran out of memory: segmented on the CPU")
-    torch.cuda.empty_cache()
     return segment_ct(ct, fallback(), report, paper=options.paper)
 
 
@@ -291,7 +288,7 @@ def _describe(report: CaseReport, ct: Ct, segmentation: Segmentation) -> None:
 def _note_failure(report: CaseReport, error: Exception) -> None:
     if isinstance(error, CaseError):
         report.error = str(error)
-    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error):
+    elif isinstance(error, MemoryError):
         report.error = f"{report.source}: does not fit in memory. Give the process more, or crop the CT"
     elif isinstance(error, OSError):
         report.error = (

@@ -184,6 +184,9 @@ WRONG_USAGE: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "weights damaged": (lambda t: ["--weights", _damaged(t / "w")], "tumor.safetensors: SHA-256 is"),
     "no such device": (lambda t: ["--device", "tpu"], "--device tpu: no such device"),
     "no such GPU": (lambda t: ["--device", "cuda:99"], "--device cuda:99: this process sees"),
+    "OpenVINO on a GPU": (lambda t: ["--backend", "openvino", "--device", "cuda"], "--device cuda: "),
+    "unknown backend": (lambda t: ["--backend", "jax"], "'jax' is not one of"),
+    "unknown precision": (lambda t: ["--precision", "int4"], "'int4' is not one of"),
     "shard without a slash": (lambda t: ["--shard", "3"], "'3' is not I/N with I from 0 to N-1"),
     "shard beyond the last": (lambda t: ["--shard", "2/2"], "'2/2' is not I/N"),
     "negative shard": (lambda t: ["--shard", "-1/2"], "'-1/2' is not I/N"),
@@ -423,8 +426,63 @@ def test_paper_and_default_differ(run: Run, tmp_path: Path) -> None:
 
 def test_threads(run: Run, tmp_path: Path) -> None:
     save_abdomens(tmp_path / "in", 1)
-    run("--input", tmp_path / "in", "--output", tmp_path / "out", "--threads", 2)
+    arguments = ["--input", tmp_path / "in", "--threads", 2, "--report", tmp_path / "report.json"]
+    for backend in ("torch", "openvino"):
+        run("--output", tmp_path / backend, "--backend", backend, *arguments)
+        told = json.loads((tmp_path / "report.json").read_text())["run"]
+        assert (told["backend"], told["threads"]) == (backend, 2)
     assert torch.get_num_threads() == 2
+
+
+def test_without_a_gpu_pytorch_is_not_even_imported(tmp_path: Path, weights_folder: Path) -> None:
+    """Start-up counts: PyTorch alone takes seconds, and an image for CPUs can do without it."""
+    save_abdomens(tmp_path / "in", 1)
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # import torch: ImportError
+        "from inference.cli import main; main()"
+    )
+    arguments = ["--device", "cpu", "--weights", weights_folder, "--input", tmp_path / "in"]
+    done = process(*arguments, "--output", tmp_path / "out", program=("-c", code))
+    assert done.wait(timeout=60) == 0, done.communicate()
+    assert files_under(tmp_path / "out") == ["ct_0.nii.gz"]
+    done.communicate()
+
+
+def test_ensemble_averages_probabilities(run: Run, tmp_path: Path, weights_folder: Path) -> None:
+    """One network alone finds everything, the other nothing; p = 0.5 · (p₁ + p₂) is told in the files."""
+    save_abdomens(tmp_path / "in", 1)
+    blind = tmp_path / "blind"
+    blind.mkdir()
+    for stage in ("kidney", "tumor"):
+        save_weights(blind / f"{stage}.safetensors", threshold_vnet(9.0), metadata(stage))
+    arguments = ["--input", tmp_path / "in", "--precision", "float32"]
+    maps = {}
+    for name, options in {
+        "one": [],
+        "blind": ["--weights", blind],
+        "both": ["--ensemble", blind],
+        "three": ["--ensemble", blind, "--ensemble", weights_folder, "--report", tmp_path / "r.json"],
+    }.items():
+        probabilities = ["--save-probabilities", tmp_path / name]
+        result = run("--output", tmp_path / "out" / name, *arguments, *options, *probabilities)
+        assert result.exit_code == 0, result.stderr
+        maps[name] = np.asarray(load_nifti(tmp_path / name / "ct_0_kidney.nii.gz").dataobj)
+    assert maps["one"].max() > 0.9
+    assert maps["blind"].max() < 0.1
+    np.testing.assert_allclose(maps["both"], (maps["one"] + maps["blind"]) / 2, atol=1e-6)
+    np.testing.assert_allclose(maps["three"], (2 * maps["one"] + maps["blind"]) / 3, atol=1e-6)
+    told = json.loads((tmp_path / "r.json").read_text())["run"]
+    assert told["weights"]["folder"] == str(weights_folder)
+    assert [weights["folder"] for weights in told["ensemble"]] == [str(blind), str(weights_folder)]
+
+
+def test_an_ensemble_on_two_grids_is_2(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    other = write_weights(tmp_path / "other", RoiSpec((32, 32, 40), 4.0))
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--ensemble", other)
+    assert result.exit_code == 2
+    assert f"{other}: trained on different grids or intensities than" in result.stderr
+    assert not files_under(tmp_path / "out")
 
 
 def test_weights_that_are_mounted_come_before_those_of_the_code(
