@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.geometry import dice
-from inference.backends import torch_network
+from inference.backends import Backend, usable_cores
 from inference.cascade import Cascade, locate_kidneys, segment_kidneys
 from inference.postprocess import restore
 from inference.preprocess import Roi, RoiSpec, Shape, Vector, extract_roi, place_roi
@@ -104,7 +104,7 @@ def score(
 def main(cache: Path, cases: int, weights: Path) -> None:
     """Print, for every way: kidney DSC, how much kidney the ROI holds, and seconds to find it."""
     loaded = load_weights(weights / "kidney.safetensors", "kidney")
-    network = torch_network(loaded, torch.device("cpu"))
+    network = Backend("torch", "cpu", usable_cores()).network(loaded)  # which takes ROIs of any shape
     cascade = Cascade(network, network, loaded.metadata, replace(loaded.metadata, stage="tumor"))
     spec, spacing_mm = loaded.metadata.roi, (SCAN_SPACING_MM,) * 3
     ways = {

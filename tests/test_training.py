@@ -1,6 +1,8 @@
 """Training as a whole: sampling, the network's make-up, resuming, DDP, the commands."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from inference.cli import main as segment
 from inference.preprocess import RoiSpec
 from inference.vnet import VNet
 from inference.weights import WeightsMetadata, load_weights
@@ -248,7 +251,9 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
 # --- commands -----------------------------------------------------------------------------------------------
 
 
-def test_from_a_fake_kits19_folder_to_both_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_a_fake_kits19_folder_to_the_papers_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def call(*arguments: object) -> None:
         result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
@@ -264,6 +269,20 @@ def test_from_a_fake_kits19_folder_to_both_weights(tmp_path: Path, monkeypatch: 
     call("train", "paper-tumor", cache, "--out", tmp_path / "t", "--init", kidney, "--accelerator", "cpu")
     metadata = load_weights(tmp_path / "t" / "tumor.safetensors", "tumor").metadata
     assert metadata.roi == RoiSpec()
+
+    weights, out, report = tmp_path / "weights", tmp_path / "out", tmp_path / "report.json"
+    weights.mkdir()
+    for run, stage in (("k", "kidney"), ("t", "tumor")):
+        shutil.copy(tmp_path / run / f"{stage}.safetensors", weights)
+    arguments = ["--input", data, "--output", out, "--weights", weights, "--device", "cpu"]
+    done = CliRunner().invoke(segment, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    call("evaluate", out, data, "--roi", "--split", tmp_path / "k" / "split.json", "--out", report)
+    tables = json.loads(report.read_text())["tables"]
+    assert [(row["group"], row["cases"]) for row in tables["native"]] == [
+        ("training", 1), ("validation", 1), ("overall", 2),
+    ]  # fmt: skip
+    assert set(tables["roi"][0]["mean"]) == {"kidney", "tumor", "average"}
 
 
 def test_held_out_label_maps_alone_get_cts_where_a_fold_is_named(tmp_path: Path) -> None:
