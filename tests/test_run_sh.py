@@ -20,7 +20,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_help_lists_the_commands() -> None:
     done = _run("--help")
     assert done.returncode == 0
-    for command in ("segment", "docker", "build", "test", "train"):
+    for command in ("segment", "docker", "build", "test", "benchmark", "train"):
         assert f"./run.sh {command}" in done.stdout
 
 
