@@ -287,7 +287,7 @@ def count_flop(side: int) -> float:
     return float(counter.get_total_flops())
 
 
-def matmul_flops(dtype: Any, *, size: int = 4096, repeats: int = 3) -> float:
+def matmul_flops(dtype: Any, *, size: int, repeats: int = 3) -> float:
     """Operations per second of this machine's best case: a large matrix multiplication."""
     import torch
 
@@ -304,7 +304,8 @@ def matmul_flops(dtype: Any, *, size: int = 4096, repeats: int = 3) -> float:
 @click.option("--side", default=168, show_default=True)
 @click.option("--threads", multiple=True, type=int, default=(1, 2), show_default=True)
 @click.option("--repeats", default=3, show_default=True)
-def network(side: int, threads: Sequence[int], repeats: int) -> None:
+@click.option("--matmul", default=4096, show_default=True, help="Side of the matrices that give the bound.")
+def network(side: int, threads: Sequence[int], repeats: int, matmul: int) -> None:
     """Seconds a pass of one network, by backend, precision, memory layout and threads, against the bound."""
     import torch
 
@@ -317,7 +318,7 @@ def network(side: int, threads: Sequence[int], repeats: int) -> None:
     for n in threads:
         torch.set_num_threads(n)
         for precision in ("float32", "bfloat16"):
-            bound = flop / matmul_flops(getattr(torch, precision))
+            bound = flop / matmul_flops(getattr(torch, precision), size=matmul)
             for name, layout in (
                 ("torch", "contiguous"),
                 ("torch", "channels-last"),
@@ -342,9 +343,7 @@ def network(side: int, threads: Sequence[int], repeats: int) -> None:
     def label(row: dict) -> str:
         return f"{row['backend']} {row['precision']} {row['layout']}, {row['threads']} thr."
 
-    note = (
-        f"one {side}³ pass, {flop / 1e9:.0f} GFLOP, medians of {repeats}; bound: 4096³ matrix multiplication"
-    )
+    note = f"one {side}³ pass, {flop / 1e9:.0f} GFLOP, medians of {repeats}; bound: {matmul}³ matrix product"
     publish("network", rows, bars(label, "seconds"), note)
 
 

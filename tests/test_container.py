@@ -14,6 +14,8 @@ import SimpleITK as sitk
 
 from inference.cases import find_cases
 from inference.ct import read_ct
+from test_data.table import dice
+from tests.harness import engine
 from tests.harness.engine import DOCKER, Limits, hardening
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
@@ -32,6 +34,21 @@ ROOT = Path(__file__).resolve().parent.parent
 HARDENED = ["--rm", *hardening(Limits(memory="4g", pids=128, user="12345:12345"))]
 MEMORY_BYTES = 4 << 30
 CPU_IMAGE_BYTES = 1_400_000_000
+LEAN_IMAGE_BYTES = 800_000_000
+"""Of the target without PyTorch."""
+
+
+@pytest.fixture(scope="module")
+def lean_image() -> Iterator[str]:
+    """The Dockerfile's target for CPUs, without PyTorch."""
+    if not engine.is_available():
+        pytest.skip("NO CONTAINER ENGINE: THE CONTAINER IS NOT TESTED")
+    name = "nested-vnet-kits19-test-cpu"
+    arguments = f"{os.environ.get('BUILD_ARGS', '')} --target cpu"
+    environment = {**os.environ, "IMAGE": name, "BUILD_ARGS": arguments}
+    subprocess.run(["./run.sh", "build"], cwd=ROOT, env=environment, check=True)
+    yield name
+    subprocess.run([DOCKER, "image", "rm", name], capture_output=True, check=False)
 
 
 def _run_container(
@@ -60,6 +77,32 @@ def test_the_hardened_container_writes_what_the_local_run_writes(image: str, tmp
         ours, theirs = (read_ct(tmp_path / where / case.output) for where in ("local", "container"))
         np.testing.assert_array_equal(theirs.hu, ours.hu)
         np.testing.assert_array_equal(theirs.native.affine, ours.native.affine)
+
+
+def test_the_lean_image_has_no_pytorch_and_writes_the_same_label_maps(
+    lean_image: str, tmp_path: Path
+) -> None:
+    done = _run_container(lean_image, tmp_path / "lean", "--report", "/output/report.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "lean" / "report.json").read_text())
+    assert report["run"]["backend"] == "openvino"
+    assert report["versions"]["torch"] is None
+    local = [sys.executable, "-m", "inference", "--input", "test_data/input", "--backend", "torch"]
+    options = ["--device", "cpu", "--output", str(tmp_path / "local")]
+    subprocess.run([*local, *options], cwd=ROOT, check=True)
+    for case in find_cases(ROOT / "test_data" / "input"):
+        ours, theirs = (read_ct(tmp_path / where / case.output).hu for where in ("local", "lean"))
+        assert dice(theirs > 0, ours > 0) >= 0.999
+        assert dice(theirs == 2, ours == 2) >= 0.999
+    inspect = [DOCKER, "image", "inspect", "--format", "{{.Size}}", lean_image]
+    size_bytes = int(subprocess.run(inspect, capture_output=True, encoding="utf-8", check=True).stdout)
+    assert size_bytes <= LEAN_IMAGE_BYTES
+
+
+def test_the_lean_image_says_that_it_knows_no_gpu(lean_image: str, tmp_path: Path) -> None:
+    done = _run_container(lean_image, tmp_path / "out", "--device", "cuda")
+    assert done.returncode == 2
+    assert "use an image with PyTorch" in done.stderr
 
 
 def test_an_output_it_may_not_write_ends_with_2_before_any_work(image: str, tmp_path: Path) -> None:

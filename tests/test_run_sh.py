@@ -20,7 +20,8 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_help_lists_the_commands() -> None:
     done = _run("--help")
     assert done.returncode == 0
-    for command in ("segment", "docker", "build", "save", "harness", "test", "evaluate", "train"):
+    commands = ("segment", "docker", "build", "save", "harness", "test", "evaluate", "benchmark", "train")
+    for command in commands:
         assert f"./run.sh {command}" in done.stdout
 
 
