@@ -1,43 +1,42 @@
-# Inference only: Python, the packages of requirements.txt, inference/ and weights/.
+# Inference only: Python, the packages of requirements.txt and requirements-openvino.txt, inference/ and weights/.
 #
 #   docker build -t nested-vnet-kits19 .                       GPU and CPU (the torch wheel that PyPI gives)
 #   docker build -t nested-vnet-kits19 \
 #     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .            CPU only, far smaller
+#   docker build -t nested-vnet-kits19 \
+#     --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt .                       with --output-format dicom-seg
+#   docker build -t nested-vnet-kits19 --target grand-challenge .                   serves Grand Challenge's invoke API
+#   docker build -t nested-vnet-kits19 --target cpu .      CPU only, without PyTorch: the smallest by far
 #
 #   docker run --rm [--gpus all] --network none -v IN:/input:ro -v OUT:/output nested-vnet-kits19
 
-FROM python:3.11-slim-bookworm AS build
+FROM python:3.11-slim-bookworm AS build-cpu
 
-# Another package index beside PyPI: its build of torch wins by its version (2.13.0+cpu > 2.13.0).
-ARG TORCH_INDEX_URL=
 # For builds without a network: pip's own PIP_NO_INDEX=1 and PIP_FIND_LINKS=<folder or address with wheels>.
 ARG PIP_NO_INDEX=
 ARG PIP_FIND_LINKS=
 
-COPY requirements.txt /tmp/requirements.txt
-RUN python3.11 -m venv /opt/venv \
- && /opt/venv/bin/python -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
-      ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r /tmp/requirements.txt
+COPY requirements.txt requirements-openvino.txt /tmp/
+RUN python3.11 -m venv --without-pip /opt/venv \
+ && grep -v '^torch=' /tmp/requirements.txt > /tmp/requirements-cpu.txt \
+ && python3.11 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
+      -r /tmp/requirements-cpu.txt -r /tmp/requirements-openvino.txt
 
 # What inference never loads. tests/test_container.py runs the result on every sample case.
 RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
-    # sources and programs of PyTorch's own tests
-    rm -rf torch/test; \
-    rm -f torch/lib/libtorchbind_test.so torch/lib/libjitbackend_test.so torch/lib/libaoti_custom_ops.so \
-      torch/lib/libbackend_with_compiler.so; \
-    # protoc and more test programs; torch_shm_manager stays, `import torch` looks for it
-    find torch/bin -mindepth 1 ! -name torch_shm_manager -delete; \
-    # for compiling C++ against torch and numpy: headers, CMake files, static libraries, type stubs
-    rm -rf torch/include torch/share numpy/_core/include; \
+    # OpenVINO's other devices (Intel GPU and NPU), readers of other formats, and what C++ is compiled with
+    find openvino/libs \( -name '*_gpu_*' -o -name '*_npu_*' -o -name '*_auto_*' -o -name '*_hetero_*' \
+      -o -name '*_frontend*' -o -name '*_c.so*' -o -name cache.json \) -delete; \
+    rm -rf openvino/include openvino/cmake numpy/_core/include; \
     find . \( -name '*.a' -o -name '*.pyi' \) -delete; \
-    # test suites of the others; torch/testing stays, torch/autograd imports it
+    # test suites
     find numpy scipy nibabel safetensors -depth -type d \( -name tests -o -name benchmarks \) -exec rm -rf {} +; \
     # torch imports these only to trace or compile a model (sympy, mpmath, networkx, jinja2), to write
     # checkpoints to remote file systems (fsspec), to lock a download (filelock) and to build extensions
-    # (setuptools); nibabel imports importlib_resources only in its test helpers
-    /opt/venv/bin/python -m pip uninstall -q -y \
-      sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools importlib_resources; \
-    /opt/venv/bin/python -m pip uninstall -q -y pip; \
+    # (setuptools); nibabel imports importlib_resources only in its test helpers; OpenVINO's telemetry
+    # would report conversions, which nobody does here
+    python3.11 -m pip --python /opt/venv/bin/python uninstall -q -y \
+      sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools importlib_resources openvino-telemetry; \
     rm -rf _distutils_hack distutils-precedence.pth /opt/venv/bin/activate* /opt/venv/bin/Activate* /opt/venv/include; \
     # bytecode that is never checked against its source, since nothing can be written at run time; some
     # files are for newer Pythons and do not compile
@@ -49,10 +48,59 @@ COPY LICENSE /app/LICENSE
 RUN chmod -R a+rX,go-w /app /opt/venv \
  && python3.11 -m compileall -q --invalidation-mode unchecked-hash /app \
  # a package too many removed above stops the build here
- && PYTHONPATH=/app /opt/venv/bin/python -m inference --help
+ && PYTHONPATH=/app /opt/venv/bin/python -m inference --help > /dev/null \
+ && PYTHONPATH=/app /opt/venv/bin/python -c "import inference.backends as b, inference.weights as w, pathlib; \
+b.Backend('openvino', 'cpu', 1).network(w.load_weights(pathlib.Path('/app/weights/kidney.safetensors'), 'kidney'))"
+
+FROM build-cpu AS build
+
+# Another package index beside PyPI: its build of torch wins by its version (2.13.0+cpu > 2.13.0).
+ARG TORCH_INDEX_URL=
+ARG PIP_NO_INDEX=
+ARG PIP_FIND_LINKS=
+
+RUN set -eu; \
+    python3.11 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
+      ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r /tmp/requirements.txt; \
+    cd /opt/venv/lib/python3.11/site-packages; \
+    # sources and programs of PyTorch's own tests; torch/testing stays, torch/autograd imports it
+    rm -rf torch/test; \
+    rm -f torch/lib/libtorchbind_test.so torch/lib/libjitbackend_test.so torch/lib/libaoti_custom_ops.so \
+      torch/lib/libbackend_with_compiler.so; \
+    # protoc and more test programs; torch_shm_manager stays, `import torch` looks for it
+    find torch/bin -mindepth 1 ! -name torch_shm_manager -delete; \
+    # for compiling C++ against torch: headers, CMake files, static libraries, type stubs
+    rm -rf torch/include torch/share; \
+    find . \( -name '*.a' -o -name '*.pyi' \) -delete; \
+    # as above: what torch's requirements brought back
+    python3.11 -m pip --python /opt/venv/bin/python uninstall -q -y \
+      sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools importlib_resources; \
+    rm -rf _distutils_hack distutils-precedence.pth /opt/venv/include; \
+    /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
+# a package too many removed above stops the build here
+RUN PYTHONPATH=/app /opt/venv/bin/python -c "import torch, inference.backends as b, inference.weights as w, pathlib; \
+b.Backend('torch', 'cpu', 1).network(w.load_weights(pathlib.Path('/app/weights/kidney.safetensors'), 'kidney'))"
 
 
-FROM python:3.11-slim-bookworm
+# What only some need, in a folder of its own, so that all images share the large layer. These files name
+# every package that requirements.txt lacks.
+FROM python:3.11-slim-bookworm AS extra
+ARG PIP_NO_INDEX=
+ARG PIP_FIND_LINKS=
+ARG EXTRA_REQUIREMENTS=
+COPY requirements*.txt /tmp/
+RUN mkdir /opt/extra \
+ && if [ -n "$EXTRA_REQUIREMENTS" ]; then \
+      python3.11 -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
+        --no-deps --target /opt/extra -r "/tmp/$EXTRA_REQUIREMENTS" \
+      && python3.11 -m compileall -q --invalidation-mode unchecked-hash /opt/extra; \
+    fi
+
+
+FROM python:3.11-slim-bookworm AS runtime
+
+
+FROM python:3.11-slim-bookworm AS image
 
 # No installer, no setuid program, no folder but /tmp that all may write. Mount points exist for engines that cannot
 # make them in a read-only image.
@@ -64,13 +112,12 @@ RUN python3.11 -c "import glob, importlib.util as u, os, shutil; \
  && find / -xdev \( -type f -o -type d \) -perm -0002 ! -path /tmp -exec chmod o-w {} + \
  && mkdir -p /input /output /opt/ml/model
 
-COPY --from=build /opt/venv /opt/venv
-COPY --from=build /app /app
+COPY --from=extra /opt/extra /opt/extra
 
 # Python: no writes into the image, no imports from the working folder, logs at once.
 # OpenBLAS would start a thread a core at import and is never used: 128 cores alone would reach --pids-limit.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
-    PYTHONPATH=/app \
+    PYTHONPATH=/app:/opt/extra \
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -87,3 +134,27 @@ LABEL org.opencontainers.image.title="nested-vnet-kits19" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
+
+
+# Without PyTorch: CPUs alone.
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/venv /opt/venv
+COPY --from=build-cpu /app /app
+
+
+FROM runtime AS image
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+
+
+# The same for Grand Challenge: a server with the invoke API of its algorithm template, known by the label.
+FROM image AS grand-challenge
+LABEL org.grand-challenge.api-method="invoke"
+ARG OUTPUT_SLUG=kidney-tumor-segmentation
+ENV OUTPUT_SLUG=${OUTPUT_SLUG}
+EXPOSE 4743
+ENTRYPOINT ["python", "-m", "inference.serve"]
+
+
+# What is built where no target is named.
+FROM image

@@ -4,6 +4,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH=$ROOT # the folder it is called from stays: paths in arguments mean what they say
 
+OWN_IMAGE=${IMAGE:-} # built elsewhere, used as it is
 IMAGE=${IMAGE:-nested-vnet-kits19}
 DOCKER=${DOCKER:-docker}
 VENV=${VENV:-$ROOT/.venv}
@@ -16,16 +17,23 @@ usage() {
 ./run.sh segment IN OUT [options]   segment the CTs under IN, write label maps to OUT
 ./run.sh docker IN OUT [options]    the same in the container, without network or rights
 ./run.sh build                      build the container image
+./run.sh save [FILE]                write the image for Grand Challenge as .tar.gz, ready to upload
+./run.sh harness IMAGE... [options] run images as an organiser does; check and score what they write
 ./run.sh test [pytest options]      run the tests
 ./run.sh sbom FILE                  the image's Python packages as CycloneDX JSON
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
+./run.sh evaluate PREDICTED TRUTH   score label maps: the paper's table, KiTS's metrics; check a submission
+./run.sh benchmark [TABLE] [options]   times and memory: tables, JSON and plots; --help lists the tables
 ./run.sh train [arguments]          python -m training ...
 ./run.sh --help                     this text; ./run.sh segment --help lists all options
 
 The first call makes a virtual environment in .venv (about 1.5 GB).
   VENV=DIR               make it elsewhere
+  EXTRA_REQUIREMENTS=requirements-dicom.txt   'build' and 'save' an image that can write DICOM segmentations
+  OUTPUT_SLUG=SLUG       'save' an image that writes to this output socket of Grand Challenge
   TORCH_INDEX_URL=URL    take torch from there; https://download.pytorch.org/whl/cpu has the small CPU build
-  DOCKER=podman          use another engine;  IMAGE=NAME  another image name
+  DOCKER=podman          use another engine
+  IMAGE=NAME             'docker' runs this image as it is; 'build' calls the new one so
 TEXT
 }
 
@@ -71,7 +79,7 @@ folders() { # input and output as absolute paths, the output made
 case "${1:-demo}" in
   demo)
     cd "$ROOT"
-    set_up requirements.txt
+    set_up requirements.txt requirements-openvino.txt
     status=0
     "$VENV/bin/python" -m inference --input test_data/input --output output \
       --previews output/previews --report output/report.json || status=$?
@@ -82,7 +90,7 @@ case "${1:-demo}" in
     ;;
   segment)
     shift
-    set_up requirements.txt
+    set_up requirements.txt requirements-openvino.txt
     case "${1:-}" in
       -h | --help | "") exec "$VENV/bin/python" -m inference --help ;;
     esac
@@ -92,13 +100,33 @@ case "${1:-demo}" in
   build)
     # BUILD_ARGS: further flags of 'docker build', split at blanks
     # shellcheck disable=SC2086
-    exec "$DOCKER" build ${BUILD_ARGS:-} ${TORCH_INDEX_URL:+--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL"} -t "$IMAGE" "$ROOT"
+    exec "$DOCKER" build ${BUILD_ARGS:-} \
+      ${TORCH_INDEX_URL:+--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL"} \
+      ${EXTRA_REQUIREMENTS:+--build-arg "EXTRA_REQUIREMENTS=$EXTRA_REQUIREMENTS"} \
+      ${OUTPUT_SLUG:+--build-arg "OUTPUT_SLUG=$OUTPUT_SLUG"} -t "$IMAGE" "$ROOT"
+    ;;
+  save)
+    shift
+    IMAGE=$IMAGE-grand-challenge
+    file=${1:-$(basename "$IMAGE").tar.gz}
+    [ -d "$(dirname "$file")" ] || die "$(dirname "$file"): no such folder"
+    command -v "$DOCKER" >/dev/null || die "$DOCKER not found. Install Docker, or name another engine in DOCKER"
+    # --fast: a third of the time, for a sixth more to upload
+    BUILD_ARGS="${BUILD_ARGS:-} --target grand-challenge" IMAGE=$IMAGE "$ROOT/run.sh" build >&2
+    "$DOCKER" save "$IMAGE" | gzip --fast >"$file.partial" || { rm -f "$file.partial" && die "$file: not written"; }
+    mv "$file.partial" "$file"
+    echo "$file: upload it as the container image of an algorithm" >&2
+    ;;
+  harness)
+    shift
+    set_up requirements.txt
+    exec "$VENV/bin/python" -m tests.harness "$@"
     ;;
   docker)
     shift
     folders "$@"
     command -v "$DOCKER" >/dev/null || die "$DOCKER not found. Install Docker, or name another engine in DOCKER"
-    "$DOCKER" image inspect "$IMAGE" >/dev/null 2>&1 || "$ROOT/run.sh" build >&2
+    [ -n "$OWN_IMAGE" ] || "$ROOT/run.sh" build >&2 # the engine's cache makes it quick the second time
     gpus=()
     command -v nvidia-smi >/dev/null && gpus=(--gpus all)
     exec "$DOCKER" run "${HARDENED[@]}" "${gpus[@]}" --user "$(id -u):$(id -g)" \
@@ -107,7 +135,8 @@ case "${1:-demo}" in
   test)
     shift
     cd "$ROOT"
-    set_up requirements.txt tests/requirements.txt training/requirements.txt
+    set_up requirements.txt requirements-openvino.txt requirements-dicom.txt tests/requirements.txt \
+      training/requirements.txt
     exec "$VENV/bin/python" -m pytest "$@"
     ;;
   sbom)
@@ -123,6 +152,20 @@ print(*sorted({f"{d.name}=={d.version}" for d in distributions()}), sep="\n")' |
     shift
     set_up requirements.txt
     exec "$VENV/bin/python" -m benchmarks.geometry "$@"
+    ;;
+  evaluate)
+    set_up requirements.txt training/requirements.txt
+    exec "$VENV/bin/python" -m training "$@"
+    ;;
+  benchmark)
+    shift
+    cd "$ROOT"
+    set_up requirements.txt requirements-openvino.txt training/requirements.txt
+    # the peers live in an environment of their own, made when they are asked for
+    case " $* " in
+      *" peers "*) VENV=$ROOT/.venv-benchmarks set_up benchmarks/requirements.txt ;;
+    esac
+    exec "$VENV/bin/python" -m benchmarks.run "$@"
     ;;
   train)
     shift

@@ -1,6 +1,6 @@
 """What the pipeline's own geometry costs: the score of a perfect network.
 
-    python -m benchmarks.geometry LABELS [--every 7]
+    python -m benchmarks.geometry LABELS [--every 7] [--spacing-mm 2.0]
 
 LABELS is a folder in KiTS19's layout (`case_00000/segmentation.nii.gz` …). The reference label map takes the
 place of both networks' probabilities on the ROI grid, once "soft" (the share of kidney or tumor that linear
@@ -19,11 +19,16 @@ from inference.cascade import Cascade, locate_kidneys, segment_kidneys
 from inference.ct import read_ct
 from inference.postprocess import restore
 from inference.preprocess import RoiSpec, place_roi, resample
+from inference.vnet import DOWNSAMPLING
 from inference.weights import WeightsMetadata
 
-KIDNEY = WeightsMetadata(stage="kidney", roi=RoiSpec(window_hu=(0.0, 1.0)))  # masks stand in for HU
-TUMOR = WeightsMetadata(stage="tumor", roi=KIDNEY.roi)
-PERFECT = Cascade(lambda roi: roi, lambda roi: roi, KIDNEY, TUMOR)
+
+def perfect_cascade(spacing_mm: float = 2.0) -> Cascade:
+    """Networks that hand on what they see, on a grid of this spacing, as long and wide as the paper's."""
+    side = DOWNSAMPLING * round(RoiSpec().extent_mm[0] / spacing_mm / DOWNSAMPLING)
+    roi = RoiSpec((side, side, side), spacing_mm, window_hu=(0.0, 1.0))  # masks stand in for HU
+    kidney, tumor = WeightsMetadata(stage="kidney", roi=roi), WeightsMetadata(stage="tumor", roi=roi)
+    return Cascade(lambda roi: roi, lambda roi: roi, kidney, tumor)
 
 
 def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -32,45 +37,46 @@ def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return 2 * np.count_nonzero(a & b) / total if total else 1.0
 
 
-def score(path: Path, *, paper: bool, hard: bool) -> tuple[float, float, bool]:
+def score(path: Path, cascade: Cascade, *, paper: bool, hard: bool) -> tuple[float, float, bool]:
     """Kidney and tumor Dice of a perfect network on one label map, and whether it is longer than the ROI."""
+    spec, metadata = cascade.kidney_metadata.roi, cascade.kidney_metadata
     reference = read_ct(path)
     labels, spacing_mm = reference.hu, reference.spacing_mm
     organ, mass = (labels > 0).astype(np.int16), (labels == 2).astype(np.int16)
-    if paper:
-        roi = place_roi(labels.shape, spacing_mm, KIDNEY.roi)
-    else:
-        roi = locate_kidneys(organ, spacing_mm, PERFECT)
+    centred = place_roi(labels.shape, spacing_mm, spec)
+    roi = centred if paper else locate_kidneys(organ, spacing_mm, cascade)
     kidney, tumor = (np.nan_to_num(resample(mask, roi)) for mask in (organ, mass))
     if hard:
         kidney, tumor = ((p > 0.5).astype(np.float32) for p in (kidney, tumor))
     restored = restore(
         kidney,
         tumor,
-        segment_kidneys(kidney, KIDNEY),
+        segment_kidneys(kidney, metadata),
         roi,
         labels.shape,
-        kidney_threshold=KIDNEY.threshold,
-        tumor_threshold=TUMOR.threshold,
+        kidney_threshold=metadata.threshold,
+        tumor_threshold=cascade.tumor_metadata.threshold,
         nearest=paper,
     ).labels
-    is_long = labels.shape[0] * spacing_mm[0] > KIDNEY.roi.extent_mm[0]
+    is_long = labels.shape[0] * spacing_mm[0] > spec.extent_mm[0]
     return dice(restored > 0, labels > 0), dice(restored == 2, labels == 2), is_long
 
 
 @click.command()
 @click.argument("labels", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--every", default=7, show_default=True, help="Use case numbers divisible by this.")
-def main(labels: Path, every: int) -> None:
+@click.option("--spacing-mm", default=2.0, show_default=True, help="Of the networks' grid.")
+def main(labels: Path, every: int, spacing_mm: float) -> None:
     """Print kidney and tumor Dice (mean, worst) of a perfect network for every way of restoring."""
     paths = [
         p for p in sorted(labels.glob("case_*/segmentation.nii.gz")) if int(p.parent.name[5:]) % every == 0
     ]
-    click.echo(f"{len(paths)} label maps")
+    cascade = perfect_cascade(spacing_mm)
+    click.echo(f"{len(paths)} label maps, ROI {cascade.kidney_metadata.roi.shape_vox} at {spacing_mm} mm")
     click.echo(f"{'way':<28}{'kidney mean':>12}{'worst':>8}{'tumor mean':>12}{'worst':>8}{'long scans':>24}")
     for paper, name in ((False, "default (interpolated)"), (True, "--paper (nearest)")):
         for hard in (False, True):
-            scores = np.array([score(path, paper=paper, hard=hard) for path in paths])
+            scores = np.array([score(path, cascade, paper=paper, hard=hard) for path in paths])
             (kidney, tumor), long = scores[:, :2].T, scores[:, 2] > 0
             means = f"{kidney.mean():>12.4f}{kidney.min():>8.3f}{tumor.mean():>12.4f}{tumor.min():>8.3f}"
             of_long = (

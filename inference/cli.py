@@ -9,20 +9,27 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 
 import click
-import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from inference.backends import choose_device, torch_network
+from inference.backends import (
+    BACKENDS,
+    PRECISIONS,
+    Backend,
+    DeviceMemoryError,
+    choose_backend,
+    mean_of,
+)
 from inference.cascade import Cascade
-from inference.cases import NAMINGS, Case, Naming, UsageError, find_cases
-from inference.pipeline import Options, run_cases
+from inference.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
+from inference.pipeline import LabelWriter, Options, run_cases, write_as_label_map
 from inference.report import CaseReport, write_report
 from inference.staging import sweep
-from inference.weights import STAGES, WeightsError, load_weights
+from inference.weights import Weights, WeightsError, load_weights
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
 """Where weights are looked for: what an organiser mounts, then what came with the code."""
@@ -71,6 +78,12 @@ class _OneLine(logging.Formatter):
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().formatMessage(record))
 
 
+def _parse_slug(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value in ("", ".", "..") or PurePath(value).name != value:
+        raise click.BadParameter(f"{value!r} is no slug (one folder name)")
+    return value
+
+
 def _folder(*, exists: bool = False) -> click.Path:
     return click.Path(exists=exists, path_type=Path)
 
@@ -81,12 +94,24 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--output", "output_path", type=_folder(), default=Path("/output"), show_default=True,
               help="Folder for the label maps.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True,
+              help="What runs the networks; auto: OpenVINO on CPUs, where installed.")  # fmt: skip
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
+              help="auto: bfloat16 where the processor has it and these weights allow it.")  # fmt: skip
 @click.option("--weights", "weights_path", type=_folder(), default=None,
               help="Folder with kidney.safetensors and tumor.safetensors.")  # fmt: skip
+@click.option("--ensemble", type=_folder(), multiple=True, metavar="DIR",
+              help="A further folder with weights, once or more: probabilities are averaged.")  # fmt: skip
 @click.option("--paper", is_flag=True,
               help="The literal method: centre crop, labels restored by nearest neighbour.")  # fmt: skip
 @click.option("--output-naming", type=click.Choice(NAMINGS), default="auto", show_default=True,
               help="How label maps are called; auto follows the input's layout.")  # fmt: skip
+@click.option("--output-slug", callback=_parse_slug, default=GRAND_CHALLENGE_SLUG, show_default=True,
+              envvar="OUTPUT_SLUG", show_envvar=True,
+              help="The output socket on Grand Challenge: images/SLUG/.")  # fmt: skip
+@click.option("--output-format", type=click.Choice(["label-map", "dicom-seg"]), default="label-map",
+              show_default=True,
+              help="dicom-seg: DICOM segmentation objects, for DICOM series (needs highdicom).")  # fmt: skip
 @click.option("--skip-existing", is_flag=True, help="Pass over cases whose label map is there already.")
 @click.option("--shard", callback=_parse_shard, metavar="I/N", default=None,
               help="Only every N-th case, from the I-th on (I from 0).")  # fmt: skip
@@ -107,9 +132,14 @@ def main(
     input_path: Path,
     output_path: Path,
     device: str,
+    backend: str,
+    precision: str,
     weights_path: Path | None,
+    ensemble: tuple[Path, ...],
     paper: bool,
     output_naming: Naming,
+    output_slug: str,
+    output_format: str,
     skip_existing: bool,
     shard: tuple[int, int],
     report_path: Path | None,
@@ -129,20 +159,28 @@ def main(
     _set_up_logging(quiet=quiet, verbose=verbose)
     try:
         written = [folder for folder in (output_path, previews, save_probabilities) if folder is not None]
-        cases = find_cases(input_path, naming=output_naming, outputs=written)
+        cases = find_cases(input_path, naming=output_naming, outputs=written, output_slug=output_slug)
+        if output_format == "dicom-seg":
+            cases = as_dicom_seg(cases)
         _check_inputs_stay(input_path, cases, output_path)
         total = len(cases)
         cases = cases[shard[0] :: shard[1]]
         _check_writable(*written, *([report_path.parent] if report_path else []))
         if report_path is not None and report_path.is_dir():
             raise UsageError(f"{report_path}: is a folder. Name a file for --report")
-        cascade, fallback, run = _load(weights_path, device, threads)
+        try:
+            chosen = choose_backend(backend, device=device, threads=threads, precision=precision)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        cascade, fallback, run = _load(weights_path, ensemble, chosen)
+        write_labels = _label_writer(output_format, cascade)
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
     log.info(
-        "%d of %d cases, device %s, weights %s", len(cases), total, run["device"], run["weights"]["folder"]
-    )
+        "%d of %d cases, device %s (%s), weights %s",
+        len(cases), total, run["device"], run["backend"], run["weights"]["folder"],
+    )  # fmt: skip
 
     if report_path is not None:
         sweep(report_path.parent)
@@ -153,6 +191,7 @@ def main(
         background_on_error=on_error == "background",
         previews=previews,
         probabilities=save_probabilities,
+        write_labels=write_labels,
     )
     run["options"] = {"paper": paper, "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
     reports = _run_with_progress(cases, cascade, fallback, options, report_path, run)
@@ -198,45 +237,65 @@ def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
 
 
 def _load(
-    weights_path: Path | None, device_name: str, threads: int | None
+    weights_path: Path | None, ensemble: tuple[Path, ...], backend: Backend
 ) -> tuple[Cascade, Callable[[], Cascade] | None, dict]:
     """The networks, where they are on a GPU the same for the CPU, and what the report tells of them."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        device = choose_device(device_name)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     candidates = WEIGHTS_FOLDERS if weights_path is None else (weights_path,)
-    folder = next((f for f in candidates if (f / "kidney.safetensors").is_file()), candidates[-1])
-    kidney = load_weights(folder / "kidney.safetensors", "kidney")
-    tumor = load_weights(folder / "tumor.safetensors", "tumor")
-    if kidney.metadata.roi != tumor.metadata.roi:
-        raise WeightsError(
-            f"{folder}: kidney and tumor weights were trained on different grids or intensities"
+    first = next((f for f in candidates if (f / "kidney.safetensors").is_file()), candidates[-1])
+    folders = (first, *ensemble)
+    kidney = [load_weights(folder / "kidney.safetensors", "kidney") for folder in folders]
+    tumor = [load_weights(folder / "tumor.safetensors", "tumor") for folder in folders]
+    for folder, *pair in zip(folders, kidney, tumor, strict=True):
+        if any(weights.metadata.roi != kidney[0].metadata.roi for weights in pair):
+            raise WeightsError(
+                f"{folder}: trained on different grids or intensities than {first / 'kidney.safetensors'}"
+            )
+
+    def on(backend: Backend) -> Cascade:
+        return Cascade(
+            mean_of([backend.network(weights) for weights in kidney]),
+            mean_of([backend.network(weights) for weights in tumor]),
+            kidney[0].metadata,
+            tumor[0].metadata,
         )
 
-    def on_cpu() -> Cascade:  # from the files again: the others' tensors stay on the GPU
-        networks = [
-            torch_network(load_weights(folder / f"{stage}.safetensors", stage), torch.device("cpu"))
-            for stage in STAGES
-        ]
-        return Cascade(networks[0], networks[1], kidney.metadata, tumor.metadata)
-
+    cpu = choose_backend(device="cpu", threads=backend.threads, precision=backend.precision)
     try:
-        cascade = Cascade(
-            torch_network(kidney, device), torch_network(tumor, device), kidney.metadata, tumor.metadata
-        )
-    except torch.OutOfMemoryError:
-        log.warning("%s has no memory for the networks: everything runs on the CPU", device)
-        device, cascade = torch.device("cpu"), on_cpu()
-    weights = {
-        "folder": str(folder),
-        "kidney": {"version": kidney.metadata.version, "sha256": kidney.sha256},
-        "tumor": {"version": tumor.metadata.version, "sha256": tumor.sha256},
+        cascade = on(backend)
+    except DeviceMemoryError as error:
+        log.warning("%s: everything runs on the CPU", error)
+        backend, cascade = cpu, on(cpu)
+    told = [
+        {"folder": str(folder), "kidney": _identity(k), "tumor": _identity(t)}
+        for folder, k, t in zip(folders, kidney, tumor, strict=True)
+    ]
+    run = {
+        "device": backend.device,
+        "backend": backend.name,
+        "bf16": all(backend.is_bf16(weights) for weights in kidney + tumor),
+        "threads": backend.threads,
+        "weights": told[0],
+        "ensemble": told[1:],
     }
-    fallback = functools.cache(on_cpu) if device.type == "cuda" else None
-    return cascade, fallback, {"device": str(device), "threads": torch.get_num_threads(), "weights": weights}
+    return cascade, functools.cache(lambda: on(cpu)) if backend.device != "cpu" else None, run
+
+
+def _identity(weights: Weights) -> dict[str, str]:
+    return {"version": weights.metadata.version, "sha256": weights.sha256}
+
+
+def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
+    if output_format == "label-map":
+        return write_as_label_map
+    try:
+        from inference.dicom_seg import write_dicom_seg
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--output-format dicom-seg: {error.name} is not installed. Install requirements-dicom.txt, "
+            "or build the image with --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt"
+        ) from error
+    versions = dict.fromkeys((cascade.kidney_metadata.version, cascade.tumor_metadata.version))
+    return partial(write_dicom_seg, version=" + ".join(versions))
 
 
 def _check_inputs_stay(input_path: Path, cases: list[Case], output: Path) -> None:

@@ -12,12 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from inference.backends import DeviceMemoryError
 from inference.cascade import Cascade, locate_kidneys, segment_kidneys
 from inference.cases import Case
-from inference.ct import CaseError, Ct, read_ct, read_native_grid, write_label_map, write_roi_volume
+from inference.ct import (
+    CaseError,
+    Ct,
+    NativeGrid,
+    read_ct,
+    read_native_grid,
+    write_label_map,
+    write_roi_volume,
+)
 from inference.postprocess import Restored, Structures, restore
 from inference.preprocess import Roi, extract_roi, place_roi
 from inference.preview import write_preview
@@ -26,8 +34,13 @@ from inference.staging import sweep
 
 log = logging.getLogger("inference")
 
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
-"""How PyTorch's RuntimeError for too little memory begins to differ from its others."""
+LabelWriter = Callable[[Path, NDArray[np.uint8], NativeGrid, Path], None]
+"""(file to write, labels (z, y, x), the CT's grid, the CT's own file or folder) → the file, whole."""
+
+
+def write_as_label_map(path: Path, labels: NDArray[np.uint8], native: NativeGrid, source: Path) -> None:
+    """The usual `LabelWriter`, which needs no more than the grid of the source."""
+    write_label_map(path, labels, native)
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Options:
         background_on_error: write an all-background label map for a case that failed.
         previews: folder for preview pictures.
         probabilities: folder for the probability maps on the ROI grid.
+        write_labels: how outputs are written.
     """
 
     output: Path
@@ -49,6 +63,7 @@ class Options:
     background_on_error: bool = False
     previews: Path | None = None
     probabilities: Path | None = None
+    write_labels: LabelWriter = write_as_label_map
 
 
 @dataclass(frozen=True)
@@ -174,11 +189,10 @@ def _segment(
     """On the GPU; where its memory does not suffice, once more on the CPU."""
     try:
         return segment_ct(ct, cascade, report, paper=options.paper)
-    except torch.OutOfMemoryError:
+    except DeviceMemoryError:
         if fallback is None:
             raise
     report.warnings.append("the GPU ran out of memory: segmented on the CPU")
-    torch.cuda.empty_cache()
     return segment_ct(ct, fallback(), report, paper=options.paper)
 
 
@@ -202,7 +216,8 @@ def _write(
             _describe(report, ct, segmentation)
             _write_extras(case, report, ct, segmentation, options)
             with report.timed("write"):
-                write_label_map(options.output / case.output, segmentation.restored.labels, ct.native)
+                labels = segmentation.restored.labels
+                options.write_labels(options.output / case.output, labels, ct.native, case.source)
             report.status = "written"
     except Exception as error:
         _note_failure(report, error)
@@ -231,7 +246,7 @@ def _write_background(case: Case, report: CaseReport, ct: Ct | None, options: Op
     try:
         native = read_native_grid(case.source) if ct is None else ct.native
         background = np.zeros(native.canonical_shape, dtype=np.uint8)
-        write_label_map(options.output / case.output, background, native)
+        options.write_labels(options.output / case.output, background, native, case.source)
         report.status = "background"
     except Exception as error:
         log.error("%s: no background map either: %s", case.name, error)
@@ -273,7 +288,7 @@ def _describe(report: CaseReport, ct: Ct, segmentation: Segmentation) -> None:
 def _note_failure(report: CaseReport, error: Exception) -> None:
     if isinstance(error, CaseError):
         report.error = str(error)
-    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error):
+    elif isinstance(error, MemoryError):
         report.error = f"{report.source}: does not fit in memory. Give the process more, or crop the CT"
     elif isinstance(error, OSError):
         report.error = (

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from inference.staging import staged
 
-PACKAGES = ("torch", "SimpleITK", "numpy", "scipy", "nibabel")
+PACKAGES = ("torch", "openvino", "SimpleITK", "numpy", "scipy", "nibabel")
 
 Status = Literal["written", "skipped", "failed", "background"]
 
@@ -69,7 +69,7 @@ def write_report(path: Path, cases: Sequence[CaseReport], run: dict[str, Any]) -
         cases: all records so far.
         run: what holds for the whole run (device, weights, options, wall time so far).
     """
-    versions = {package: version(package) for package in PACKAGES}
+    versions = {package: _version(package) for package in PACKAGES}
     content = {
         "run": run,
         "versions": {"python": platform.python_version(), **versions},
@@ -77,3 +77,11 @@ def write_report(path: Path, cases: Sequence[CaseReport], run: dict[str, Any]) -
     }
     with staged(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed: torch and openvino can each do without the other."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-DOWNSAMPLING = 8
-"""Three 2× poolings: every side of the input must be a multiple of this (voxels)."""
+from inference.vnet_tensors import DOWNSAMPLING as DOWNSAMPLING
 
 
 def _conv(in_channels: int, out_channels: int, *, batch_norm: bool) -> nn.Sequential:

@@ -1,5 +1,7 @@
 """Fixtures that several test files use."""
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,10 @@ import torch
 from hypothesis import settings
 
 from tests import corpus
+from tests.harness import engine
 from tests.helpers import write_weights
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # the same examples every time: a failure on one machine is a failure on all
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=30)
@@ -33,6 +38,17 @@ def _untouched_process() -> Iterator[None]:
 def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kidney and tumor weights of networks that threshold the CT (see `helpers.threshold_vnet`)."""
     return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def image() -> Iterator[str]:
+    """Our image, built once for all tests that want it."""
+    if not engine.is_available():
+        pytest.skip("NO CONTAINER ENGINE: THE CONTAINER IS NOT TESTED")
+    name = "nested-vnet-kits19-test"
+    subprocess.run(["./run.sh", "build"], cwd=ROOT, env={**os.environ, "IMAGE": name}, check=True)
+    yield name
+    subprocess.run([engine.DOCKER, "image", "rm", name], capture_output=True, check=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,7 +15,7 @@ from inference.backends import Network
 from inference.cascade import Cascade
 from inference.preprocess import Roi, RoiSpec, Shape, Vector
 from inference.vnet import VNet
-from inference.weights import WeightsMetadata, save_weights
+from inference.weights import Weights, WeightsMetadata, save_weights
 
 AIR_HU, FAT_HU, KIDNEY_HU, TUMOR_HU = -1000, -100, 80, 200
 KIDNEY_THRESHOLD, TUMOR_THRESHOLD = 0.4, 0.8
@@ -119,10 +119,13 @@ def save_dicom_series(
     stem: str = "IM",
     tags: Mapping[str, str] | None = None,
     compressor: str | None = None,
+    row_direction: Vector = (1.0, 0.0, 0.0),
+    column_direction: Vector = (0.0, 1.0, 0.0),
 ) -> Path:
     """One CT series, (z, y, x) LPS, stored with the usual rescale intercept of −1024.
 
-    `origin_mm` is (x, y, z) in LPS, as DICOM says it; `z_mm` places slices elsewhere than evenly,
+    `origin_mm` is (x, y, z) in LPS, as DICOM says it; `z_mm` places slices elsewhere than evenly. With
+    other directions than the default `hu` is (slice, row, column), slices going along their cross product.
     `tags` change or add header fields, `compressor` is one of ITK's ("JPEG2000", say).
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +137,8 @@ def save_dicom_series(
         writer.SetUseCompression(True)
         writer.SetCompressor(compressor)
     for k in range(hu.shape[0]):
-        z = origin_mm[2] + k * spacing_mm[0] if z_mm is None else z_mm[k]
+        from_first_mm = k * spacing_mm[0] if z_mm is None else z_mm[k] - origin_mm[2]
+        position = origin_mm + from_first_mm * np.cross(row_direction, column_direction)
         slice_2d = image[:, :, k]
         header = {
             "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
@@ -144,8 +148,9 @@ def save_dicom_series(
             "0020|000d": "1.2.826.0.1.3680043.2.1125.9",
             "0020|000e": series_uid,
             "0020|0013": str(k + 1),
-            "0020|0032": f"{origin_mm[0]}\\{origin_mm[1]}\\{z}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0020|0032": "\\".join(f"{x:.9g}" for x in position),
+            "0020|0037": "\\".join(f"{x:.9g}" for x in (*row_direction, *column_direction)),
+            "0020|0052": "1.2.826.0.1.3680043.2.1125.8",
             "0028|1052": "-1024",
             "0028|1053": "1",
             **(tags or {}),
@@ -211,6 +216,13 @@ def threshold_vnet(threshold: float, *, sharpness: float = 40.0) -> VNet:
 def metadata(stage: str, roi: RoiSpec = SMALL_ROI, **changes: object) -> WeightsMetadata:
     """Metadata that fits `threshold_vnet`."""
     return WeightsMetadata(stage=stage, roi=roi, base_channels=1, **changes)  # type: ignore[arg-type]
+
+
+def as_weights(model: VNet, shape: Shape, *, base_channels: int = 1, **changes: Any) -> Weights:
+    """A model as if it had been loaded from a file, for an ROI of this shape."""
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    contract = WeightsMetadata("kidney", RoiSpec(shape, 4.0), base_channels, **changes)
+    return Weights(tensors, contract, sha256="")
 
 
 def write_weights(folder: Path, roi: RoiSpec = SMALL_ROI, **changes: object) -> Path:

@@ -1,5 +1,6 @@
 """Which CTs are found under a folder, and what their label maps are called."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -189,3 +190,78 @@ def test_nothing_found_is_an_error(tmp_path: Path) -> None:
         find_cases(tmp_path / "absent")
     with pytest.raises(UsageError, match=r"no CT found \(\.nii, \.nii\.gz, \.mha, \.mhd, \.nrrd"):
         find_cases(make(tmp_path, ["notes.txt", "image.png", "sub/a.raw"]))
+
+
+# -------------------------------------------------------------------------------------------- Grand Challenge
+
+
+def sockets(root: Path, *relative_paths: str, key: str = "socket") -> Path:
+    """An inputs.json as Grand Challenge writes it (no more fields than matter)."""
+    values = [
+        {key: {"slug": Path(path).name, "relative_path": path}, "value": None, "file": None, "image": None}
+        for path in relative_paths
+    ]
+    (root / "inputs.json").write_text(json.dumps(values))
+    return root
+
+
+@pytest.mark.parametrize("key", ["socket", "interface"])
+def test_the_image_that_inputs_json_names_is_the_input(tmp_path: Path, key: str) -> None:
+    make(tmp_path, ["images/abdominal-ct/1b2c.mha", "images/else/other.mha", "age.json"])
+    sockets(tmp_path, "age.json", "images/abdominal-ct", key=key)
+    assert outputs(find_cases(tmp_path), tmp_path) == {
+        "images/abdominal-ct/1b2c.mha": "images/kidney-tumor-segmentation/1b2c.mha"
+    }
+
+
+def test_both_keys_of_todays_inputs_json_may_stand_side_by_side(tmp_path: Path) -> None:
+    make(tmp_path, ["images/ct/1.mha"])
+    socket = {"slug": "ct", "relative_path": "images/ct"}
+    (tmp_path / "inputs.json").write_text(json.dumps([{"socket": socket, "interface": socket}]))
+    assert len(find_cases(tmp_path)) == 1
+
+
+def test_a_dicom_image_set_of_grand_challenge_gives_an_mha(tmp_path: Path) -> None:
+    make(tmp_path, ["images/ct/1.2.3.dcm", "images/ct/1.2.4.dcm"])
+    cases = find_cases(sockets(tmp_path, "images/ct"))
+    assert outputs(cases, tmp_path) == {"images/ct": "images/kidney-tumor-segmentation/ct.mha"}
+
+
+def test_the_output_socket_can_be_chosen(tmp_path: Path) -> None:
+    make(tmp_path, ["images/ct/1.mha"])
+    (case,) = find_cases(sockets(tmp_path, "images/ct"), output_slug="kidney-and-masses")
+    assert case.output == Path("images/kidney-and-masses/1.mha")
+    (case,) = find_cases(tmp_path, naming="nnunet")
+    assert case.output == Path("1.mha")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "not the list of sockets"),
+        ("{}", "names 0 images"),
+        ('{"a": 1}', "not the list of sockets"),
+        ('[{"slug": "ct"}]', "not the list of sockets"),
+        ("[]", "names 0 images"),
+        ('[{"socket": {"relative_path": "age.json"}}]', r"names 0 images \(none\)"),
+        ('[{"socket": {"relative_path": "images/../../etc"}}]', "names 0 images"),
+        ('[{"socket": {"relative_path": "images/absent"}}]', "images/absent: no such folder"),
+        (
+            '[{"socket": {"relative_path": "images/a"}}, {"socket": {"relative_path": "images/b"}}]',
+            r"names 2 images \(images/a, images/b\)",
+        ),
+    ],
+)
+def test_an_inputs_json_that_cannot_be_followed_is_an_error(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    make(tmp_path, ["images/ct/1.mha"])
+    (tmp_path / "inputs.json").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        find_cases(tmp_path)
+
+
+def test_an_empty_image_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "images" / "ct").mkdir(parents=True)
+    with pytest.raises(UsageError, match="images/ct: no CT found"):
+        find_cases(sockets(tmp_path, "images/ct"))

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from inference import cli, pipeline
+from inference.backends import Backend, DeviceMemoryError
 from inference.preprocess import RoiSpec
 from inference.preview import COLOURS
 from inference.weights import load_weights, save_weights
@@ -185,6 +186,9 @@ WRONG_USAGE: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "weights damaged": (lambda t: ["--weights", _damaged(t / "w")], "tumor.safetensors: SHA-256 is"),
     "no such device": (lambda t: ["--device", "tpu"], "--device tpu: no such device"),
     "no such GPU": (lambda t: ["--device", "cuda:99"], "--device cuda:99: this process sees"),
+    "OpenVINO on a GPU": (lambda t: ["--backend", "openvino", "--device", "cuda"], "--device cuda: "),
+    "unknown backend": (lambda t: ["--backend", "jax"], "'jax' is not one of"),
+    "unknown precision": (lambda t: ["--precision", "int4"], "'int4' is not one of"),
     "shard without a slash": (lambda t: ["--shard", "3"], "'3' is not I/N with I from 0 to N-1"),
     "shard beyond the last": (lambda t: ["--shard", "2/2"], "'2/2' is not I/N"),
     "negative shard": (lambda t: ["--shard", "-1/2"], "'-1/2' is not I/N"),
@@ -424,8 +428,63 @@ def test_paper_and_default_differ(run: Run, tmp_path: Path) -> None:
 
 def test_threads(run: Run, tmp_path: Path) -> None:
     save_abdomens(tmp_path / "in", 1)
-    run("--input", tmp_path / "in", "--output", tmp_path / "out", "--threads", 2)
+    arguments = ["--input", tmp_path / "in", "--threads", 2, "--report", tmp_path / "report.json"]
+    for backend in ("torch", "openvino"):
+        run("--output", tmp_path / backend, "--backend", backend, *arguments)
+        told = json.loads((tmp_path / "report.json").read_text())["run"]
+        assert (told["backend"], told["threads"]) == (backend, 2)
     assert torch.get_num_threads() == 2
+
+
+def test_without_a_gpu_pytorch_is_not_even_imported(tmp_path: Path, weights_folder: Path) -> None:
+    """Start-up counts: PyTorch alone takes seconds, and an image for CPUs can do without it."""
+    save_abdomens(tmp_path / "in", 1)
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # import torch: ImportError
+        "from inference.cli import main; main()"
+    )
+    arguments = ["--device", "cpu", "--weights", weights_folder, "--input", tmp_path / "in"]
+    done = process(*arguments, "--output", tmp_path / "out", program=("-c", code))
+    assert done.wait(timeout=60) == 0, done.communicate()
+    assert files_under(tmp_path / "out") == ["ct_0.nii.gz"]
+    done.communicate()
+
+
+def test_ensemble_averages_probabilities(run: Run, tmp_path: Path, weights_folder: Path) -> None:
+    """One network alone finds everything, the other nothing; p = 0.5 · (p₁ + p₂) is told in the files."""
+    save_abdomens(tmp_path / "in", 1)
+    blind = tmp_path / "blind"
+    blind.mkdir()
+    for stage in ("kidney", "tumor"):
+        save_weights(blind / f"{stage}.safetensors", threshold_vnet(9.0), metadata(stage))
+    arguments = ["--input", tmp_path / "in", "--precision", "float32"]
+    maps = {}
+    for name, options in {
+        "one": [],
+        "blind": ["--weights", blind],
+        "both": ["--ensemble", blind],
+        "three": ["--ensemble", blind, "--ensemble", weights_folder, "--report", tmp_path / "r.json"],
+    }.items():
+        probabilities = ["--save-probabilities", tmp_path / name]
+        result = run("--output", tmp_path / "out" / name, *arguments, *options, *probabilities)
+        assert result.exit_code == 0, result.stderr
+        maps[name] = np.asarray(load_nifti(tmp_path / name / "ct_0_kidney.nii.gz").dataobj)
+    assert maps["one"].max() > 0.9
+    assert maps["blind"].max() < 0.1
+    np.testing.assert_allclose(maps["both"], (maps["one"] + maps["blind"]) / 2, atol=1e-6)
+    np.testing.assert_allclose(maps["three"], (2 * maps["one"] + maps["blind"]) / 3, atol=1e-6)
+    told = json.loads((tmp_path / "r.json").read_text())["run"]
+    assert told["weights"]["folder"] == str(weights_folder)
+    assert [weights["folder"] for weights in told["ensemble"]] == [str(blind), str(weights_folder)]
+
+
+def test_an_ensemble_on_two_grids_is_2(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    other = write_weights(tmp_path / "other", RoiSpec((32, 32, 40), 4.0))
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--ensemble", other)
+    assert result.exit_code == 2
+    assert f"{other}: trained on different grids or intensities than" in result.stderr
+    assert not files_under(tmp_path / "out")
 
 
 def test_weights_that_are_mounted_come_before_those_of_the_code(
@@ -547,26 +606,31 @@ def test_a_gpu_too_small_for_the_networks_leaves_the_work_to_the_cpu(
 ) -> None:
     """And one too small for a case does so for that case; no GPU is needed to see it."""
     save_abdomens(tmp_path / "in", 1)
-    real = cli.torch_network
     too_small_for: list[str] = ["networks"]
 
-    def network(weights: Any, device: torch.device) -> Any:
-        if device.type == "cpu":
-            return real(weights, device)
-        if too_small_for == ["networks"]:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    class SmallGpu(Backend):
+        def network(self, weights: Any) -> Any:
+            if too_small_for == ["networks"]:
+                raise DeviceMemoryError("cuda has too little memory for the networks")
 
-        def run_on_gpu(roi: Any) -> Any:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            def run_on_gpu(roi: Any) -> Any:
+                raise DeviceMemoryError("cuda has too little memory for the networks")
 
-        return run_on_gpu
+            return run_on_gpu
 
-    monkeypatch.setattr(cli, "choose_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(cli, "torch_network", network)
+        def is_bf16(self, weights: Any) -> bool:
+            return False
+
+    real = cli.choose_backend
+
+    def choose(name: str = "auto", *, device: str = "auto", **options: Any) -> Backend:
+        return real(name, device=device, **options) if device == "cpu" else SmallGpu("torch", "cuda", 1)
+
+    monkeypatch.setattr(cli, "choose_backend", choose)
     arguments = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", tmp_path / "r.json")
     result = run(*arguments)
     assert result.exit_code == 0
-    assert "cuda has no memory for the networks: everything runs on the CPU" in result.stderr
+    assert "cuda has too little memory for the networks: everything runs on the CPU" in result.stderr
     assert json.loads((tmp_path / "r.json").read_text())["run"]["device"] == "cpu"
     too_small_for[:] = ["a case"]
     result = run(*arguments)
@@ -581,3 +645,21 @@ def test_package_logger_is_the_only_one_that_is_touched(run: Run, tmp_path: Path
     save_abdomens(tmp_path / "in", 1)
     run("--input", tmp_path / "in", "--output", tmp_path / "out")
     assert logging.getLogger().handlers == before
+
+
+def test_output_slug_as_option_and_as_variable(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_sitk(tmp_path / "in" / "images" / "ct" / "1.mha", abdomen(), ABDOMEN_SPACING_MM)
+    monkeypatch.setenv("OUTPUT_SLUG", "of-the-variable")
+    for out, options, slug in (("a", (), "of-the-variable"), ("b", ("--output-slug", "mine"), "mine")):
+        assert run("--input", tmp_path / "in", "--output", tmp_path / out, *options).exit_code == 0
+        assert (tmp_path / out / "images" / slug / "1.mha").is_file()
+
+
+@pytest.mark.parametrize("slug", ["", "..", "a/b", "/a"])
+def test_an_output_slug_that_is_no_name_is_2(run: Run, tmp_path: Path, slug: str) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--output-slug", slug)
+    assert result.exit_code == 2
+    assert "is no slug" in result.stderr

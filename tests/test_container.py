@@ -1,24 +1,29 @@
-"""The container contract, with a real engine: skipped where there is none (the reason says so)."""
+"""The container contract, with a real engine: skipped where there is none (`conftest.image` says so)."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from inference.cases import find_cases
 from inference.ct import read_ct
+from test_data.table import dice
+from tests.harness import engine
+from tests.harness.engine import DOCKER, Limits, hardening
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
     abdomen,
     canonical_affine,
     files_under,
     save_abdomens,
+    save_dicom_series,
     save_nifti,
     save_sitk,
     truncate,
@@ -26,31 +31,24 @@ from tests.helpers import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCKER = os.environ.get("DOCKER", "docker")
-IMAGE = "nested-vnet-kits19-test"
-HARDENED = [
-    *["--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"],
-    *["--security-opt", "no-new-privileges", "--pids-limit", "128", "--memory", "4g"],
-    *["--user", "12345:12345"],
-]
+HARDENED = ["--rm", *hardening(Limits(memory="4g", pids=128, user="12345:12345"))]
 MEMORY_BYTES = 4 << 30
 CPU_IMAGE_BYTES = 1_400_000_000
-
-
-def _engine() -> bool:
-    if shutil.which(DOCKER) is None:
-        return False
-    return subprocess.run([DOCKER, "info"], capture_output=True, check=False).returncode == 0
-
-
-pytestmark = pytest.mark.skipif(not _engine(), reason="NO CONTAINER ENGINE: THE CONTAINER IS NOT TESTED")
+LEAN_IMAGE_BYTES = 800_000_000
+"""Of the target without PyTorch."""
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[str]:
-    subprocess.run(["./run.sh", "build"], cwd=ROOT, env={**os.environ, "IMAGE": IMAGE}, check=True)
-    yield IMAGE
-    subprocess.run([DOCKER, "image", "rm", IMAGE], capture_output=True, check=False)
+def lean_image() -> Iterator[str]:
+    """The Dockerfile's target for CPUs, without PyTorch."""
+    if not engine.is_available():
+        pytest.skip("NO CONTAINER ENGINE: THE CONTAINER IS NOT TESTED")
+    name = "nested-vnet-kits19-test-cpu"
+    arguments = f"{os.environ.get('BUILD_ARGS', '')} --target cpu"
+    environment = {**os.environ, "IMAGE": name, "BUILD_ARGS": arguments}
+    subprocess.run(["./run.sh", "build"], cwd=ROOT, env=environment, check=True)
+    yield name
+    subprocess.run([DOCKER, "image", "rm", name], capture_output=True, check=False)
 
 
 def _run_container(
@@ -79,6 +77,32 @@ def test_the_hardened_container_writes_what_the_local_run_writes(image: str, tmp
         ours, theirs = (read_ct(tmp_path / where / case.output) for where in ("local", "container"))
         np.testing.assert_array_equal(theirs.hu, ours.hu)
         np.testing.assert_array_equal(theirs.native.affine, ours.native.affine)
+
+
+def test_the_lean_image_has_no_pytorch_and_writes_the_same_label_maps(
+    lean_image: str, tmp_path: Path
+) -> None:
+    done = _run_container(lean_image, tmp_path / "lean", "--report", "/output/report.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "lean" / "report.json").read_text())
+    assert report["run"]["backend"] == "openvino"
+    assert report["versions"]["torch"] is None
+    local = [sys.executable, "-m", "inference", "--input", "test_data/input", "--backend", "torch"]
+    options = ["--device", "cpu", "--output", str(tmp_path / "local")]
+    subprocess.run([*local, *options], cwd=ROOT, check=True)
+    for case in find_cases(ROOT / "test_data" / "input"):
+        ours, theirs = (read_ct(tmp_path / where / case.output).hu for where in ("local", "lean"))
+        assert dice(theirs > 0, ours > 0) >= 0.999
+        assert dice(theirs == 2, ours == 2) >= 0.999
+    inspect = [DOCKER, "image", "inspect", "--format", "{{.Size}}", lean_image]
+    size_bytes = int(subprocess.run(inspect, capture_output=True, encoding="utf-8", check=True).stdout)
+    assert size_bytes <= LEAN_IMAGE_BYTES
+
+
+def test_the_lean_image_says_that_it_knows_no_gpu(lean_image: str, tmp_path: Path) -> None:
+    done = _run_container(lean_image, tmp_path / "out", "--device", "cuda")
+    assert done.returncode == 2
+    assert "use an image with PyTorch" in done.stderr
 
 
 def test_an_output_it_may_not_write_ends_with_2_before_any_work(image: str, tmp_path: Path) -> None:
@@ -188,3 +212,115 @@ def test_the_memory_limit_holds_and_the_image_is_small(image: str) -> None:
     size_bytes = int(subprocess.run(inspect, capture_output=True, encoding="utf-8", check=True).stdout)
     if torch_version.endswith("+cpu"):
         assert size_bytes <= CPU_IMAGE_BYTES
+
+
+# -------------------------------------------------------------------------------------------- Grand Challenge
+
+GRAND_CHALLENGE_OUTPUT = "images/kidney-tumor-segmentation/1b2c.mha"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """An input folder as Grand Challenge lays it, and the model that it mounts."""
+    save_sitk(tmp_path / "in" / "images" / "ct" / "1b2c.mha", abdomen(), ABDOMEN_SPACING_MM)
+    socket = {"slug": "ct", "relative_path": "images/ct", "super_kind": "Image"}
+    value = {"socket": socket, "interface": socket, "value": None, "file": None, "image": {"name": "a.mha"}}
+    (tmp_path / "in" / "inputs.json").write_text(json.dumps([value]))
+    write_weights(tmp_path / "model")
+    return tmp_path
+
+
+def check_grand_challenge_output(output: Path) -> None:
+    path = output / GRAND_CHALLENGE_OUTPUT
+    assert [p for p in output.rglob("*") if p.is_file()] == [path]
+    assert b"CompressedData = True" in path.read_bytes()[:500]
+    labels = sitk.ReadImage(str(path))
+    assert labels.GetPixelID() == sitk.sitkUInt8
+    assert labels.GetSpacing() == ABDOMEN_SPACING_MM[::-1]
+    # the mounted model thresholds; the image's own would find nothing in this CT
+    assert np.unique(sitk.GetArrayFromImage(labels)).tolist() == [0, 1, 2]
+
+
+def test_a_job_of_grand_challenge_in_exec_mode(image: str, job: Path) -> None:
+    flags = ("-v", f"{job / 'model'}:/opt/ml/model:ro")
+    done = _run_container(image, job / "out", source=job / "in", flags=flags)
+    assert done.returncode == 0, done.stderr
+    check_grand_challenge_output(job / "out")
+
+
+@pytest.fixture
+def saved(image: str, tmp_path: Path) -> Iterator[Path]:
+    """The .tar.gz to upload; the engine has forgotten the image itself."""
+    file = tmp_path / "upload.tar.gz"
+    subprocess.run(["./run.sh", "save", str(file)], cwd=ROOT, env={**os.environ, "IMAGE": image}, check=True)
+    subprocess.run([DOCKER, "image", "rm", f"{image}-grand-challenge"], capture_output=True, check=True)
+    yield file
+    subprocess.run([DOCKER, "image", "rm", f"{image}-grand-challenge"], capture_output=True, check=False)
+
+
+def test_the_saved_image_is_loaded_and_invoked_as_on_grand_challenge(
+    saved: Path, image: str, job: Path
+) -> None:
+    subprocess.run([DOCKER, "load", "--quiet", "--input", str(saved)], check=True)
+    name = f"{image}-grand-challenge"
+    label = '{{index .Config.Labels "org.grand-challenge.api-method"}}'
+    inspect = [DOCKER, "image", "inspect", "--format", label, name]
+    assert (
+        subprocess.run(inspect, capture_output=True, encoding="utf-8", check=True).stdout.strip() == "invoke"
+    )
+
+    (job / "out").mkdir()
+    (job / "out").chmod(0o777)
+    mounts = ["-v", f"{job}/in:/input:ro", "-v", f"{job}/out:/output", "-v", f"{job}/model:/opt/ml/model:ro"]
+    server = subprocess.Popen([DOCKER, "run", *HARDENED, "--name", name, *mounts, name])
+    try:
+        while ask(name, "GET", "/health") != "200":  # from inside: there is no network
+            assert server.poll() is None
+            time.sleep(1)
+        assert ask(name, "POST", "/invoke") == "201"
+    finally:
+        subprocess.run([DOCKER, "rm", "--force", name], capture_output=True, check=False)
+        server.wait()
+    check_grand_challenge_output(job / "out")
+
+
+def ask(container: str, method: str, path: str) -> str:
+    """The server's answer, "" while it does not listen."""
+    script = (
+        "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', 4743)\n"
+        "c.request(*sys.argv[1:]); print(c.getresponse().status)"
+    )
+    command = [DOCKER, "exec", container, "python", "-c", script, method, path]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout.strip()
+
+
+# ---------------------------------------------------------------------------------------- DICOM segmentations
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    save_dicom_series(tmp_path / "in" / "scan", abdomen(), spacing_mm=ABDOMEN_SPACING_MM)
+    return tmp_path
+
+
+def test_the_lean_image_says_how_to_get_dicom_segmentations(image: str, series: Path) -> None:
+    done = _run_container(image, series / "out", "--output-format", "dicom-seg", source=series / "in")
+    assert done.returncode == 2
+    assert "EXTRA_REQUIREMENTS=requirements-dicom.txt" in done.stderr
+    assert files_under(series / "out") == []
+
+
+def test_an_image_with_the_extra_requirements_writes_them(image: str, series: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    name = f"{image}-dicom"
+    extra = {"IMAGE": name, "EXTRA_REQUIREMENTS": "requirements-dicom.txt"}
+    subprocess.run(["./run.sh", "build"], cwd=ROOT, env={**os.environ, **extra}, check=True)
+    flags = ("-v", f"{write_weights(series / 'weights')}:/opt/ml/model:ro")
+    arguments = ("--output-format", "dicom-seg")
+    try:
+        done = _run_container(name, series / "out", *arguments, source=series / "in", flags=flags)
+    finally:
+        subprocess.run([DOCKER, "image", "rm", name], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    segments = pydicom.dcmread(series / "out" / "scan.dcm").SegmentSequence
+    assert [segment.SegmentLabel for segment in segments] == ["Kidney", "Kidney tumor"]

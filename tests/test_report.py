@@ -19,7 +19,15 @@ def test_report_holds_run_versions_and_cases(tmp_path: Path) -> None:
     write_report(path, [written, failed], {"device": "cpu"})
     content = json.loads(path.read_text())
     assert content["run"] == {"device": "cpu"}
-    assert set(content["versions"]) == {"python", "torch", "SimpleITK", "numpy", "scipy", "nibabel"}
+    assert set(content["versions"]) == {
+        "python",
+        "torch",
+        "openvino",
+        "SimpleITK",
+        "numpy",
+        "scipy",
+        "nibabel",
+    }
     assert all(version[0].isdigit() for version in content["versions"].values())
     assert [case["name"] for case in content["cases"]] == ["a", "b"]
     assert content["cases"][0]["voxels"] == {"kidney": 3, "tumor": 0}

@@ -9,7 +9,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from training import synthesis
-from training.anatomy import PHASES, draw_tissue
+from training.patient import draw_tissue
+from training.ranges import PHASES
 from training.synthesis import Landmarks, draw_labels, find_landmarks, synthesise_ct
 
 SPACING_MM = 4.0

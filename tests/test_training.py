@@ -1,17 +1,21 @@
 """Training as a whole: sampling, the network's make-up, resuming, DDP, the commands."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
+from inference.cli import main as segment
 from inference.preprocess import RoiSpec
 from inference.vnet import VNet
 from inference.weights import WeightsMetadata, load_weights
@@ -27,6 +31,7 @@ from training.data import (
     split_cases,
 )
 from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
+from training.prepare import cached_names, load_label_maps
 from training.reproduce import TINY_CHAIN, reproduce
 from training.train import RunOptions, train
 
@@ -246,7 +251,9 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
 # --- commands -----------------------------------------------------------------------------------------------
 
 
-def test_from_a_fake_kits19_folder_to_both_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_a_fake_kits19_folder_to_the_papers_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def call(*arguments: object) -> None:
         result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
@@ -262,6 +269,44 @@ def test_from_a_fake_kits19_folder_to_both_weights(tmp_path: Path, monkeypatch: 
     call("train", "paper-tumor", cache, "--out", tmp_path / "t", "--init", kidney, "--accelerator", "cpu")
     metadata = load_weights(tmp_path / "t" / "tumor.safetensors", "tumor").metadata
     assert metadata.roi == RoiSpec()
+
+    weights, out, report = tmp_path / "weights", tmp_path / "out", tmp_path / "report.json"
+    weights.mkdir()
+    for run, stage in (("k", "kidney"), ("t", "tumor")):
+        shutil.copy(tmp_path / run / f"{stage}.safetensors", weights)
+    arguments = ["--input", data, "--output", out, "--weights", weights, "--device", "cpu"]
+    done = CliRunner().invoke(segment, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    call("evaluate", out, data, "--roi", "--split", tmp_path / "k" / "split.json", "--out", report)
+    tables = json.loads(report.read_text())["tables"]
+    assert [(row["group"], row["cases"]) for row in tables["native"]] == [
+        ("training", 1), ("validation", 1), ("overall", 2),
+    ]  # fmt: skip
+    assert set(tables["roi"][0]["mean"]) == {"kidney", "tumor", "average"}
+
+
+def test_held_out_label_maps_alone_get_cts_where_a_fold_is_named(tmp_path: Path) -> None:
+    def call(*arguments: object) -> None:
+        result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    data, cache, out = tmp_path / "kits19", tmp_path / "cache", tmp_path / "held-out"
+    call("synthesize", data, "--cases", 3, "--spacing-mm", 6)
+    call("prepare", data, cache)
+    call("synthesize", out, "--labels", cache, "--fold", "0/10", "--cases", 2, "--spacing-mm", 6)
+    held_out = split_cases(cached_names(cache), fold=0, seed=0)[1]
+    volumes = {
+        found.name: (found.labels > 0).sum() * found.spacing_mm**3
+        for found in load_label_maps(cache, cached_names(cache))
+    }
+    maps = [nib.load(path) for path in sorted(out.glob("*/segmentation.nii.gz"))]
+    assert len(maps) == 2
+    assert len(held_out) == 1
+    for image in maps:
+        volume = (np.asarray(image.dataobj) > 0).sum() * 6.0**3
+        nearest = min(volumes, key=lambda name: abs(volumes[name] - volume))
+        assert nearest == held_out[0]
+        assert volume == pytest.approx(volumes[nearest], rel=0.1)
 
 
 def test_the_tiny_chain_learns(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from inference.vnet import DOWNSAMPLING, VNet
+from inference.vnet_tensors import tensor_shapes
 
 
 def convolutions(module: nn.Module) -> list[nn.Conv3d]:
@@ -73,3 +74,9 @@ def test_a_side_that_is_no_multiple_of_8_does_not_pass() -> None:
     assert DOWNSAMPLING == 8
     with pytest.raises(RuntimeError), torch.no_grad():
         VNet(base_channels=1)(torch.zeros(1, 1, 16, 20, 16))
+
+
+@pytest.mark.parametrize("base_channels", [1, 3, 8])
+def test_tensors_are_known_without_pytorch(base_channels: int) -> None:
+    state = VNet(base_channels=base_channels).state_dict()
+    assert tensor_shapes(base_channels) == {name: tuple(tensor.shape) for name, tensor in state.items()}

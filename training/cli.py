@@ -10,6 +10,7 @@ import click
 
 from inference.preprocess import RoiSpec
 from training.config import PRESETS, Precision
+from training.metrics import Metric
 
 log = logging.getLogger("training")
 EXIT_SOME_FAILED, EXIT_USAGE = 1, 2
@@ -19,7 +20,9 @@ def _path() -> click.Path:
     return click.Path(path_type=Path)
 
 
-def _parse_fold(context: click.Context, parameter: click.Parameter, value: str) -> int:
+def _parse_fold(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
     fold, slash, count = value.partition("/")
     if (slash, count) != ("/", "10") or not fold.isdecimal() or int(fold) > 9:
         raise click.BadParameter(f"{value!r} is not K/10 with K from 0 to 9")
@@ -133,19 +136,107 @@ def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
 @click.option("--cases", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
 @click.option("--labels", type=_path(), default=None, metavar="CACHE",
               help="Draw CTs around prepared label maps instead of drawn kidneys.")  # fmt: skip
+@click.option("--fold", callback=_parse_fold, default=None, metavar="K/10",
+              help="Only around the label maps that this fold holds out of training.")  # fmt: skip
 @click.option("--spacing-mm", type=click.FloatRange(min=0.5, max=8.0), default=2.0, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def synthesize_command(out: Path, cases: int, labels: Path | None, spacing_mm: float, seed: int) -> None:
+def synthesize_command(
+    out: Path, cases: int, labels: Path | None, fold: int | None, spacing_mm: float, seed: int
+) -> None:
     """Write synthetic cases to OUT in KiTS19's layout and on-disk format."""
+    from training.data import split_cases
     from training.prepare import cached_names, load_label_maps
     from training.synthetic_cases import synthesise_cases
 
     try:
-        maps = list(load_label_maps(labels, cached_names(labels))) if labels else []
+        names = cached_names(labels) if labels else []
+        if fold is not None:
+            names = split_cases(names, fold=fold, seed=seed)[1]
+        maps = list(load_label_maps(labels, names)) if labels else []
     except ValueError as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
     synthesise_cases(out, cases, spacing_mm=spacing_mm, seed=seed, maps=maps)
+
+
+@main.command("evaluate")
+@click.argument("predictions", type=_path())
+@click.argument("truth", type=_path())
+@click.option("--metric", type=click.Choice(["kits19", "kits21", "kits23"]), default="kits19",
+              show_default=True, help="Whose scores.")  # fmt: skip
+@click.option("--split", "splits", type=_path(), multiple=True, metavar="FILE",
+              help="A run's split.json: training and validation rows. Several: a row a fold.")  # fmt: skip
+@click.option("--roi", is_flag=True, help="Score on the method's ROI grid (168³ at 2 mm) too.")
+@click.option("--out", type=_path(), default=None, metavar="FILE.json",
+              help="Write JSON, and CSV, Markdown and a plot beside it.")  # fmt: skip
+@click.option("--check-only", is_flag=True, help="Check names, shapes, affines and values; score nothing.")
+@click.option("--zip", "zip_path", type=_path(), default=None, metavar="FILE.zip",
+              help="After a check without errors, write the zip to submit.")  # fmt: skip
+def evaluate_command(
+    predictions: Path,
+    truth: Path,
+    metric: Metric,
+    splits: tuple[Path, ...],
+    roi: bool,
+    out: Path | None,
+    check_only: bool,
+    zip_path: Path | None,
+) -> None:
+    """Score label maps in PREDICTIONS against those in TRUTH: the paper's Table 1, KiTS's metrics.
+
+    With --check-only or --zip, TRUTH may hold the CTs instead. Exit code 1: some case could not be scored, or
+    the check found errors. 2: wrong usage.
+    """
+    from training.evaluate import GRID_TITLES, evaluate
+    from training.submission import check_submission, write_zip
+
+    try:
+        if check_only or zip_path:
+            errors, warnings = check_submission(predictions, truth, metric=metric)
+            for line in warnings:
+                log.warning("%s", line)
+            for line in errors:
+                log.error("%s", line)
+            if errors:
+                log.error("%d errors: not ready to submit", len(errors))
+                sys.exit(EXIT_SOME_FAILED)
+            log.info("ready to submit")
+            if zip_path:
+                log.info("%s: %d label maps", zip_path, write_zip(predictions, zip_path))
+            return
+        tables, failed = evaluate(
+            predictions, truth, metric=metric, splits=splits, roi=RoiSpec() if roi else None, out=out
+        )
+    except (ValueError, OSError) as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+    for grid, table in tables.items():
+        click.echo(f"{GRID_TITLES[grid]}\n{table}\n")
+    if failed:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+@main.command("montage")
+@click.argument("out", type=_path())
+@click.option("--cases", type=click.IntRange(min=1), default=12, show_default=True, help="Synthetic CTs.")
+@click.option("--labels", type=_path(), default=None, metavar="CACHE",
+              help="Draw CTs around prepared label maps instead of drawn kidneys.")  # fmt: skip
+@click.option(
+    "--real", type=_path(), multiple=True, metavar="CT", help="A real CT to show first; repeatable."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def montage_command(out: Path, cases: int, labels: Path | None, real: tuple[Path, ...], seed: int) -> None:
+    """Write a picture (OUT.png) of synthetic CTs beside real ones."""
+    from inference.ct import CaseError
+    from training.montage import draw_montage
+    from training.prepare import cached_names, load_label_maps
+
+    try:
+        maps = list(load_label_maps(labels, cached_names(labels))) if labels else []
+        draw_montage(out, synthetic=cases, real=real, maps=maps, seed=seed)
+    except (ValueError, CaseError) as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
 
 
 @main.command("reproduce")

@@ -186,6 +186,9 @@ _KIDNEY_2MM = replace(
     max_epochs=40,
     optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3),
 )
+_KIDNEY_4MM_AGAIN = replace(
+    _KIDNEY_4MM, max_epochs=8, optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3, warmup_steps=50)
+)
 _TUMOR_4MM = replace(
     _KIDNEY_4MM,
     stage="tumor",
@@ -226,6 +229,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "paper-tumor": replace(_PAPER_KIDNEY, stage="tumor", fresh_head=True),
         # the chain of the shipped weights: coarse to fine, on synthetic CTs
         "kidney-4mm": _KIDNEY_4MM,
+        "kidney-4mm-again": _KIDNEY_4MM_AGAIN,
         "tumor-4mm": _TUMOR_4MM,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,

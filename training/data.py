@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inference.preprocess import RoiSpec, Shape, Vector
-from training.anatomy import SmoothField
 from training.config import AS_THEY_ARE, Range, SamplingConfig, TrainConfig
+from training.fields import SmoothField
 from training.prepare import KIDNEY, TUMOR, LabelMap, cached_names, load_label_maps, load_roi_image
 from training.synthesis import Landmarks, draw_labels, find_landmarks, synthesise_ct
 

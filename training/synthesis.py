@@ -1,12 +1,11 @@
 """Label maps in, synthetic CT out: on the fly, on the label map's device, repeatable by seed.
 
 The label maps are real, or drawn by `draw_labels`. The CT around and inside them is drawn anew for every
-seed, from ranges wider than life, so that a network trained on it learns what kidneys and tumors have in
-common and not what one scanner shows. `anatomy.py` holds the surroundings; this file holds the kidneys, the
-scanner, and the calls that others use.
+seed from the ranges of `ranges.py`. `anatomy.py` draws the surroundings; this file the kidneys, the scanner,
+and the calls that others use.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,129 +13,14 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from training.anatomy import (
-    PHASES,
-    SEED_BITS,
-    Box,
-    Canvas,
-    Draw,
-    Patient,
-    Point,
-    Range,
-    Ranges3,
-    Region,
-    draw_patient,
-    draw_surroundings,
-)
+from training.anatomy import draw_surroundings
+from training.canvas import Box, Canvas, Region
+from training.fields import SEED_BITS, Draw
+from training.patient import Patient, draw_patient
+from training.ranges import PHASES, RANGES, Point
 
 OUTSIDE_HU = -1024.0
 KIDNEY, TUMOR = 1, 2
-
-
-@dataclass(frozen=True)
-class KidneyRanges:
-    """Cortex, sinus, stones, cysts and tumors."""
-
-    cortex_mm: Range = (4.0, 9.0)
-    cortex_uneven: Range = (0.2, 0.6)  # relative standard deviation: columns between the pyramids
-    cortex_cell_mm: Range = (6.0, 11.0)
-    texture_hu: Range = (0.0, 8.0)
-    texture_cell_mm: Range = (6.0, 16.0)
-    sinus_close_mm: float = 12.0  # a hollow narrower than twice this is sinus, not surroundings
-    sinus_fat_more_hu: Range = (0.0, 50.0)  # partial volume with small vessels
-    sinus_filled_share: float = 0.75
-    sinus_cell_mm: Range = (6.0, 12.0)
-    sinus_threshold_sd: Range = (-0.6, 1.2)
-    sinus_vessel_share: float = 0.5  # filled by vessels, else by urine
-    stone_share: float = 0.08
-    stone_radius_mm: Range = (1.5, 6.0)
-    stone_hu: Range = (250.0, 1300.0)
-    stone_spread_mm: float = 10.0
-    cysts_mean: float = 0.5  # per kidney; cysts are kidney in KiTS19
-    cyst_spread_mm: float = 18.0
-    cyst_radius_mm: Range = (4.0, 15.0)
-    cyst_hu: Range = (-5.0, 25.0)
-    # clear cell (bright, uneven), papillary (dull, even), chromophobe or oncocytoma (between), anything
-    tumor_shares: tuple[float, ...] = (0.5, 0.15, 0.2, 0.15)
-    # its enhancement as a share of that of the renal parenchyma
-    tumor_enhancement: tuple[Range, ...] = ((0.3, 0.9), (0.08, 0.35), (0.25, 0.65), (0.0, 1.1))
-    tumor_texture_hu: tuple[Range, ...] = ((8, 30), (1, 6), (2, 10), (1, 25))
-    plain_texture_share: float = 0.35  # unevenness left without contrast
-    tumor_plain_hu: Range = (22.0, 48.0)  # without contrast
-    tumor_cell_mm: Range = (5.0, 18.0)
-    necrosis_shares: tuple[float, ...] = (0.55, 0.15, 0.15, 0.35)
-    necrosis_hu: Range = (-5.0, 40.0)
-    necrosis_cell_mm: Range = (9.0, 26.0)
-    necrosis_threshold_sd: Range = (-0.6, 1.0)
-    necrosis_rim_mm: Range = (1.0, 8.0)  # living tumor around the core
-    calcified_share: float = 0.1
-    calcified_sd: Range = (1.6, 2.4)
-    calcified_hu: Range = (150.0, 600.0)
-
-
-@dataclass(frozen=True)
-class ScannerRanges:
-    """Sampling, noise, artefacts, calibration, field of view."""
-
-    texture_hu: Range = (0.0, 5.0)  # stranding and unevenness of all soft tissue
-    texture_cell_mm: Range = (5.0, 12.0)
-    soft_from_hu: float = -300.0
-    shading_hu: Range = (0.0, 6.0)  # beam hardening and scatter
-    shading_cell_mm: Range = (30.0, 80.0)
-    blur_xy_mm: Range = (0.4, 1.8)
-    slice_mm: Range = (1.0, 5.5)  # thickness; a box of t mm blurs like a Gaussian of t / sqrt(12)
-    noise_hu: Range = (2.5, 30.0)  # log-uniform
-    noise_xy_vox: Range = (0.0, 0.8)
-    noise_z_vox: Range = (0.0, 0.9)  # interpolated from thick slices
-    streak_share: float = 0.25
-    streak_hu: Range = (0.0, 20.0)
-    streak_period_mm: Range = (38.0, 125.0)
-    metal_hu: Range = (60.0, 500.0)  # streaks beside metal
-    metal_rays: tuple[int, int] = (3, 9)
-    metal_reach_mm: Range = (25.0, 70.0)
-    metal_slab_mm: float = 30.0  # half height of the slab of streaks
-    gain: Range = (0.93, 1.07)
-    offset_hu: Range = (-12.0, 12.0)
-    round_view_share: float = 0.2  # round field of view that cuts the trunk
-    round_view_beyond_mm: Range = (12.0, 70.0)  # its margin beyond the kidneys
-
-
-@dataclass(frozen=True)
-class LabelRanges:
-    """Own kidneys, for whoever has no label maps: 100 to 300 ml each."""
-
-    half_distance_mm: Range = (52.0, 72.0)  # of the kidneys' centres from the midline
-    jitter_mm: Range = (-12.0, 12.0)
-    half_length_mm: Range = (48.0, 60.0)
-    half_depth_mm: Range = (24.0, 30.0)
-    half_width_mm: Range = (25.0, 31.0)
-    tilt: Range = (0.05, 0.35)  # lower poles lie farther from the midline (mm per mm)
-    bend: Range = (0.1, 0.3)  # of the bean, in half widths
-    bumps: Range = (0.02, 0.08)
-    bumps_cell_mm: float = 16.0
-    sinus_radii_mm: Ranges3 = ((14.0, 22.0), (6.0, 10.0), (13.0, 20.0))
-    sinus_bumps: float = 2.0  # against those of the outer surface
-    tumor_share: float = 0.85
-    tumor_radius_mm: Range = (6.0, 38.0)
-    tumor_place: Ranges3 = ((-0.8, 0.8), (-0.7, 0.7), (0.3, 1.0))  # in half lengths, depths, widths; lateral
-    tumor_flatten: Range = (0.75, 1.25)
-    tumor_bumps: Range = (0.03, 0.2)
-    tumor_bumps_cell: float = 0.7  # in radii
-    cyst_share: float = 0.4
-    cyst_radius_mm: Range = (4.0, 16.0)
-    cyst_place: Ranges3 = ((-0.7, 0.7), (-0.5, 0.5), (0.6, 0.9))
-
-
-@dataclass(frozen=True)
-class SynthesisRanges:
-    """All ranges of this file in one place."""
-
-    kidney: KidneyRanges = field(default_factory=KidneyRanges)
-    scanner: ScannerRanges = field(default_factory=ScannerRanges)
-    labels: LabelRanges = field(default_factory=LabelRanges)
-
-
-RANGES = SynthesisRanges()
 MIN_COMPONENT_ML = 20.0
 """Smaller pieces of a label map are no kidney to arrange a body around."""
 CLEARANCE_CAP_MM = 28.0
@@ -477,6 +361,9 @@ def _scan(canvas: Canvas, inside: Tensor, patient: Patient, kidney_low: Point, k
         across = canvas.axes[1][:, None] * float(np.sin(angle)) + canvas.axes[2][None] * float(np.cos(angle))
         hu.add_(amplitude * torch.sin(across * (2 * float(np.pi) / period) + shift))
     _metal_streaks(canvas, hu, draw)
+    if draw.chance(ranges.resampled_share):
+        z, xy = draw(ranges.resampled_blur_vox), draw(ranges.resampled_blur_vox)
+        hu = _blur(hu, (z, xy, xy))
     hu.mul_(draw(ranges.gain)).add_(draw(ranges.offset_hu)).clamp_(min=OUTSIDE_HU)
     outside, beyond = ~inside, draw(ranges.round_view_beyond_mm)
     if draw.chance(ranges.round_view_share):

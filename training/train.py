@@ -18,6 +18,7 @@ from training.report import EpochTable, plot_curves
 
 log = logging.getLogger("training")
 BEST, LAST = "best", "last"
+SPLIT = "split.json"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,12 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         module.reset_head()
 
     options.out.mkdir(parents=True, exist_ok=True)
+    split = {
+        "fold": options.fold,
+        "training": patients.training_names,
+        "validation": patients.validation_names,
+    }
+    (options.out / SPLIT).write_text(json.dumps(split, indent=1) + "\n")
     last = options.out / f"{LAST}.ckpt"
     is_resumed = options.resume and last.is_file()
     table = EpochTable(options.out / "metrics.csv", goes_on=is_resumed)

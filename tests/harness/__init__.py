@@ -1,0 +1,1 @@
+"""Runs any container as a challenge's organiser does, and checks and scores what it writes."""

@@ -1,0 +1,85 @@
+"""The benchmark's inputs have the answer they claim, and its figures are what they are called."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("matplotlib", reason="NO MATPLOTLIB: THE BENCHMARK IS NOT TESTED")
+
+from benchmarks import inputs, run
+from inference.ct import read_ct
+
+SIDE, PIXELS, SLICES = 40, 64, 120
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "WORK", tmp_path / "work")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+
+
+def test_a_ct_is_made_once_in_kits19_orientation(tmp_path: Path) -> None:
+    path = inputs.make_ct(tmp_path / "ct.nii.gz", n_slices=SLICES, pixels=PIXELS)
+    image: Any = nib.load(path)
+    assert image.get_data_dtype() == np.float64
+    assert image.shape == (SLICES, PIXELS, PIXELS)
+    assert nib.aff2axcodes(image.affine) == ("I", "P", "L")
+    before = path.stat().st_mtime_ns
+    inputs.make_ct(path, n_slices=SLICES, pixels=PIXELS)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_case_tells_stages_that_add_up_and_finds_the_kidneys() -> None:
+    options = ["--slices", SLICES, "--pixels", PIXELS, "--side", SIDE, "--repeats", 1]
+    done = CliRunner().invoke(run.main, ["case", *map(str, options)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    table = json.loads((run.RESULTS / "case.json").read_text())
+    bundled, ct = table["rows"]
+    assert ct["case"] == f"{PIXELS}×{PIXELS}×{SLICES}"
+    for row in (bundled, ct):
+        parts = [row[stage] for stage in run.STAGES]
+        assert min(parts) >= 0
+        assert 0.9 * row["all"] < sum(parts) <= 1.01 * row["all"]  # between the stages: nearly nothing
+        assert 0 < row["not network"] < 1
+    assert (run.RESULTS / "case.png").read_bytes().startswith(b"\x89PNG")
+    memory = json.loads((run.RESULTS / "memory.json").read_text())["rows"][1]
+    assert max(v for k, v in memory.items() if k != "case") == ct["peak MiB"]
+
+    source = run.WORK / f"ct-{PIXELS}x{SLICES}-3" / "case_00000" / "imaging.nii.gz"
+    found = read_ct(run.WORK / "out" / "prediction_00000.nii.gz").hu
+    hu = read_ct(source).hu
+    assert np.count_nonzero(found) > 1000
+    assert np.median(hu[found == 1]) == pytest.approx(inputs.KIDNEY_HU, abs=10)
+    assert np.median(hu[found == 2]) == pytest.approx(inputs.TUMOR_HU, abs=15)
+
+
+def test_operations_are_counted_by_hand() -> None:
+    """Multiply-adds a voxel of the finest grid; each level below has an eighth of the voxels."""
+    levels = [8 + 8 * 16, 16 * 16 + 16 * 32, 32 * 32 + 32 * 64]  # encoder
+    levels = [
+        level + decoder
+        for level, decoder in zip(
+            levels, [48 * 16 + 16 * 16, 96 * 32 + 32 * 32, 192 * 64 + 64 * 64], strict=True
+        )
+    ]
+    per_voxel = sum(27 * n / 8**i for i, n in enumerate(levels)) + 27 * (64 * 128 + 128 * 128) / 8**3
+    per_voxel += sum(8 * c * c / 8**i for i, c in ((1, 32), (2, 64), (3, 128)))  # transposed, by input voxel
+    per_voxel += 16  # the head
+    assert run.count_flop(16) == pytest.approx(2 * per_voxel * 16**3)
+
+
+def test_a_table_is_printed_written_and_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"what": "a", "seconds": 1.234}, {"what": "longer", "seconds": 12.0, "only here": 3}]
+    run.publish("toy", rows, run.bars(lambda row: row["what"], "seconds"), "a note")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["what", "seconds", "only", "here"]
+    assert lines[1].split() == ["a", "1.23"]
+    assert lines[2].split() == ["longer", "12.00", "3"]
+    assert len({len(line) for line in lines[:3]}) == 1
+    assert lines[3] == "a note"
+    assert json.loads((run.RESULTS / "toy.json").read_text())["rows"] == rows

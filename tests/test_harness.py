@@ -1,0 +1,285 @@
+"""The organiser's harness: ours passes, and each toy with a fault is caught for that fault alone."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from inference.cases import UsageError, find_cases
+from tests.harness import __main__ as command
+from tests.harness import checks, engine, toys
+from tests.harness.checks import Finding, check_outputs, check_run
+from tests.harness.engine import Contestant, Limits, Run
+from tests.harness.trial import DataSet, Result, append_rows, as_row, open_data_set, try_container
+from tests.helpers import ABDOMEN_SPACING_MM, abdomen, canonical_affine, load_nifti, save_nifti, write_weights
+
+CASES = ("ct_0.nii.gz", "ct_1.nii.gz")
+SECONDS = 60.0
+"""Time enough for any toy, on a busy machine too."""
+SHORT_SECONDS = 4.0
+LITTLE_MEMORY = "256m"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Two CTs whose kidneys lie near the feet, so that no mirrored label map fits, and their references."""
+    root = tmp_path_factory.mktemp("harness")
+    hu = abdomen(centre_z_mm=35.0)
+    truth = (hu > toys.KIDNEY_HU).astype(np.uint8) + (hu > toys.TUMOR_HU)
+    for name in CASES:
+        save_nifti(root / "in" / name, hu, canonical_affine(ABDOMEN_SPACING_MM))
+        save_nifti(root / "truth" / name, truth.astype(np.uint8), canonical_affine(ABDOMEN_SPACING_MM))
+    return open_data_set(root / "in", root / "truth")
+
+
+# ------------------------------------------------------------------------------------ with a container engine
+
+
+def toy(image: str, name: str) -> Contestant:
+    """A toy container: our image, which has Python and nibabel, with a script of ours as its program."""
+    mount = f"{Path(toys.__file__).resolve()}:/toys.py:ro"
+    return Contestant(image, ("-v", mount, "--entrypoint", "python"), ("/toys.py", name))
+
+
+@pytest.mark.parametrize("mode", ["cases", "batch"])
+def test_ours_passes(image: str, data: DataSet, tmp_path: Path, mode: str) -> None:
+    weights = write_weights(tmp_path / "weights")
+    ours = Contestant(image, ("-v", f"{weights}:/opt/ml/model:ro"))
+    result = try_container(ours, mode, data, Limits(seconds=SECONDS))  # type: ignore[arg-type]
+    assert result.findings == ()
+    row = as_row(result)
+    assert row.passed
+    assert (row.cases, row.image, row.mode, row.reasons) == (2, image, mode, "")
+    assert row.kidney > 0.9  # thresholds, but by way of a 4 mm grid
+    assert row.tumor > 0.8
+
+
+def test_the_honest_toy_passes_with_a_perfect_score(image: str, data: DataSet) -> None:
+    result = try_container(toy(image, "honest"), "cases", data, Limits(seconds=SECONDS))
+    assert result.findings == ()
+    assert set(result.scores.values()) == {(1.0, 1.0)}
+
+
+FAULTS = {
+    "writes_nothing": "missing",
+    "forgets_a_slice": "shape",
+    "moves_the_origin": "affine",
+    "stands_on_its_head": "flipped",
+    "invents_a_label": "labels",
+    "writes_rubbish": "unreadable",
+    "leaves_a_file": "leftover",
+    "crashes_midway": "crash",
+    "writes_into_its_image": "crash",
+    "needs_the_network": "network",
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_toy_is_caught_for_its_fault_alone(image: str, data: DataSet, name: str) -> None:
+    result = try_container(toy(image, name), "batch", data, Limits(seconds=SECONDS))
+    assert {finding.reason for finding in result.findings} == {FAULTS[name]}, result.findings
+    assert not as_row(result).passed
+
+
+def test_a_toy_that_runs_too_long_is_stopped(image: str, data: DataSet) -> None:
+    result = try_container(toy(image, "runs_too_long"), "cases", data, Limits(seconds=SHORT_SECONDS))
+    assert {finding.reason for finding in result.findings} == {"time"}
+    assert result.seconds < 2 * SECONDS
+    listing = [engine.DOCKER, "ps", "--all", "--quiet", "--filter", "name=harness-"]
+    assert subprocess.run(listing, capture_output=True, check=True).stdout == b""
+
+
+def test_a_toy_that_eats_memory_is_killed(image: str, data: DataSet) -> None:
+    limits = Limits(seconds=SECONDS, memory=LITTLE_MEMORY)
+    result = try_container(toy(image, "eats_memory"), "batch", data, limits)
+    assert {finding.reason for finding in result.findings} == {"memory"}, result.findings
+
+
+@pytest.fixture
+def root_folder(image: str, tmp_path: Path) -> Iterator[Path]:
+    """What a participant hands in: a Dockerfile, whose image is the honest toy's and runs as root."""
+    folder = tmp_path / "AsRoot"
+    folder.mkdir()
+    (folder / "toys.py").write_bytes(Path(toys.__file__).read_bytes())
+    (folder / "Dockerfile").write_text(
+        f'FROM {image}\nUSER 0:0\nCOPY toys.py /toys.py\nENTRYPOINT ["python", "/toys.py", "honest"]\n'
+    )
+    yield folder
+    subprocess.run([engine.DOCKER, "image", "rm", "harness-asroot"], capture_output=True, check=False)
+
+
+def test_an_image_that_writes_as_root_is_caught_where_nobody_forbids_it(
+    root_folder: Path, data: DataSet
+) -> None:
+    contestant = Contestant(engine.find_or_build(str(root_folder)))
+    result = try_container(contestant, "batch", data, Limits(seconds=SECONDS, user=None))
+    assert {finding.reason for finding in result.findings} == {"root"}, result.findings
+
+
+def test_the_command_builds_prints_the_leaderboard_and_writes_it(
+    root_folder: Path, data: DataSet, tmp_path: Path
+) -> None:
+    board = tmp_path / "board.csv"
+    arguments = ["harness", root_folder, "--input", data.root, "--truth", data.truth, "--board", board]
+    done = subprocess.run(
+        ["./run.sh", *map(str, arguments)],
+        cwd=Path(__file__).resolve().parent.parent,
+        env={**os.environ, "VENV": str(Path(sys.executable).parent.parent)},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    header, *lines = done.stdout.splitlines()
+    assert header.split()[:3] == ["image", "mode", "passed"]
+    assert {tuple(line.split()[:4]) for line in lines} == {
+        ("harness-asroot", mode, "yes", "1.000") for mode in ("cases", "batch")
+    }
+    rows = list(csv.DictReader(board.open()))
+    assert [(row["image"], row["passed"], row["cases"]) for row in rows] == [
+        ("harness-asroot", "True", "2")
+    ] * 2
+
+
+def test_an_image_that_is_not_there_is_wrong_usage(image: str, data: DataSet) -> None:
+    arguments = ["no-such-image", "--input", data.root, "--truth", data.truth]
+    result = CliRunner().invoke(command.main, list(map(str, arguments)))
+    assert result.exit_code == 2
+    assert "no-such-image: no such image" in result.stderr
+
+
+# ------------------------------------------------------------------------------------------------ without one
+
+
+def play(name: str, data: DataSet, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy in this process."""
+    output.mkdir()
+    monkeypatch.setattr(toys, "INPUT", data.root)
+    monkeypatch.setattr(toys, "OUTPUT", output)
+    for path in sorted(data.root.iterdir()):
+        toys.TOYS[name](path)
+
+
+HERE = {
+    name: reason
+    for name, reason in FAULTS.items()
+    if reason in ("missing", "shape", "affine", "flipped", "labels", "unreadable", "leftover")
+} | {"links_out": "unreadable"}
+
+
+@pytest.fixture
+def _is_not_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests write belongs to whoever runs them, root perhaps."""
+    monkeypatch.setattr(checks, "ROOT_UID", -1)
+
+
+@pytest.mark.usefixtures("_is_not_root")
+@pytest.mark.parametrize("name", HERE)
+def test_outputs_with_a_fault_are_caught_for_it_alone(
+    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    play(name, data, tmp_path / "out", monkeypatch)
+    findings, scores = check_outputs(data.cases, tmp_path / "out", data.truth, is_run_whole=True)
+    assert [finding.reason for finding in findings] == [HERE[name]] * 2
+    is_usable = HERE[name] in ("flipped", "leftover")
+    assert is_usable or set(scores.values()) == {(0.0, 0.0)}
+
+
+@pytest.mark.usefixtures("_is_not_root")
+def test_good_outputs_have_no_findings_and_score_1(
+    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play("honest", data, tmp_path / "out", monkeypatch)
+    findings, scores = check_outputs(data.cases, tmp_path / "out", data.truth, is_run_whole=True)
+    assert findings == []
+    assert scores == {"ct_0": (1.0, 1.0), "ct_1": (1.0, 1.0)}
+
+
+def test_files_of_root_are_caught(data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play("honest", data, tmp_path / "out", monkeypatch)
+    monkeypatch.setattr(checks, "ROOT_UID", (tmp_path / "out").stat().st_uid)
+    findings, _ = check_outputs(data.cases, tmp_path / "out", data.truth, is_run_whole=True)
+    assert [finding.reason for finding in findings] == ["root", "root"]
+
+
+@pytest.mark.usefixtures("_is_not_root")
+def test_values_between_labels_are_no_labels(data: DataSet, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for case in data.cases:
+        labels = np.asarray(load_nifti(data.truth / case.output).dataobj, dtype=np.float32)
+        save_nifti(tmp_path / "out" / case.output, labels / 2, canonical_affine(ABDOMEN_SPACING_MM))
+    findings, _ = check_outputs(data.cases, tmp_path / "out", data.truth, is_run_whole=True)
+    assert [finding.reason for finding in findings] == ["labels", "labels"]
+    assert "[0.5]" in findings[0].text
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (Run(0, 1.0, False, "all is well"), None),
+        (Run(None, 9.0, False, ""), "time"),
+        (Run(137, 1.0, True, ""), "memory"),
+        (Run(139, 1.0, False, "Segmentation fault"), "crash"),
+        (Run(1, 1.0, False, "urlopen error [Errno -3] Temporary failure in name resolution"), "network"),
+        (Run(1, 1.0, False, "OSError: [Errno 101] Network is unreachable"), "network"),
+        (Run(1, 1.0, False, ""), "crash"),
+    ],
+)
+def test_how_a_run_ended_has_one_reason(run: Run, reason: str | None) -> None:
+    assert [finding.reason for finding in check_run(run, 9.0)] == ([reason] if reason else [])
+
+
+@pytest.mark.usefixtures("_is_not_root")
+def test_what_a_failed_run_did_not_write_is_no_second_finding_but_counts_0(
+    data: DataSet, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / CASES[0]).write_bytes((data.truth / CASES[0]).read_bytes())
+    findings, scores = check_outputs(data.cases, tmp_path / "out", data.truth, is_run_whole=False)
+    assert findings == []
+    result = Result(Contestant("x"), "batch", (Finding("crash", ""),), scores, 1.0)
+    row = as_row(result)
+    assert (row.passed, row.kidney, row.tumor, row.mean, row.reasons) == (False, 0.5, 0.5, 0.5, "crash")
+
+
+@pytest.mark.parametrize("name", ["board.csv", "new/board.json"])
+def test_a_leaderboard_grows(tmp_path: Path, name: str) -> None:
+    board = tmp_path / name
+    results = [Result(Contestant(image), "cases", (), {"a": (1.0, 0.5)}, 2.0) for image in ("x", "y")]
+    append_rows(board, [])
+    for result in results:
+        append_rows(board, [as_row(result)])
+    rows = json.loads(board.read_text()) if name.endswith("json") else list(csv.DictReader(board.open()))
+    assert [row["image"] for row in rows] == ["x", "y"]
+    assert float(rows[0]["mean"]) == 0.75
+
+
+def test_a_leaderboard_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "board.json").write_text("{")
+    for board in (tmp_path / "board.json", tmp_path):
+        with pytest.raises(UsageError, match="no leaderboard"):
+            append_rows(board, [])
+
+
+def test_a_case_without_a_reference_is_wrong_usage(data: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"ct_0\.nii\.gz: no such reference"):
+        open_data_set(data.root, tmp_path)
+
+
+def test_without_an_engine_the_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "is_available", lambda: False)
+    result = CliRunner().invoke(command.main, ["some-image"])
+    assert result.exit_code == 2
+    assert "no container engine answers" in result.stderr
+
+
+def test_the_samples_are_the_default_data_set() -> None:
+    data = open_data_set(command.SAMPLES / "input", command.SAMPLES / "reference")
+    assert len(data.cases) == len(find_cases(command.SAMPLES / "input")) >= 3

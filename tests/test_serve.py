@@ -1,0 +1,86 @@
+"""Grand Challenge's invoke API: a server whose requests are jobs."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference.ct import read_ct
+from tests.helpers import abdomen, files_under, save_sitk, truncate
+
+ROOT = Path(__file__).resolve().parent.parent
+SPACING_MM = (5.0, 3.0, 2.5)
+
+
+class Server:
+    """The process, and how to ask it."""
+
+    def __init__(self, folder: Path, weights: Path) -> None:
+        self.input, self.output = folder / "in", folder / "out"
+        self.input.mkdir()
+        arguments = ["--input", self.input, "--output", self.output, "--weights", weights]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "inference.serve", "--port", "0", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.port = int(self.line().split()[-1])
+
+    def line(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.readline()
+
+    def ask(self, method: str, path: str) -> int:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request(method, path, body=b"{}" if method == "POST" else None)
+        return connection.getresponse().status
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("serve"), weights_folder)
+    yield server
+    server.process.kill()
+    server.process.communicate()
+
+
+def test_it_is_healthy_and_knows_no_other_address(server: Server) -> None:
+    assert server.ask("GET", "/health") == 200
+    assert server.ask("GET", "/") == 404
+    assert server.ask("POST", "/health") == 404
+
+
+def test_each_invocation_is_a_job_on_what_lies_there_then(server: Server) -> None:
+    for name, with_tumor in (("first", True), ("second", False)):
+        for folder in (server.input, server.output):  # fresh ones for each, as on Grand Challenge
+            shutil.rmtree(folder, ignore_errors=True)
+        image = server.input / "images" / "ct" / f"{name}.mha"
+        save_sitk(image, abdomen(with_tumor=with_tumor), SPACING_MM)
+        assert server.ask("POST", "/invoke") == 201
+        output = f"images/kidney-tumor-segmentation/{name}.mha"
+        assert [f for f in files_under(server.output) if f.endswith(".mha")] == [output]
+        labels = read_ct(server.output / output).hu
+        assert np.unique(labels).tolist() == ([0, 1, 2] if with_tumor else [0, 1])
+
+
+def test_a_job_that_fails_is_500_and_the_server_goes_on(server: Server) -> None:
+    shutil.rmtree(server.input)
+    assert server.ask("POST", "/invoke") == 500  # wrong usage: nothing there
+    broken = save_sitk(server.input / "images" / "ct" / "broken.mha", abdomen(), SPACING_MM)
+    truncate(broken)
+    assert server.ask("POST", "/invoke") == 500
+    assert server.ask("GET", "/health") == 200
+
+
+def test_it_stops_when_told_to(server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 128 + signal.SIGTERM

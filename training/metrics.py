@@ -1,0 +1,79 @@
+"""The challenges' metrics on two label maps in one array order. No file is read here.
+
+KiTS19 scores kidney ∪ tumor and tumor by Dice; KiTS21 and KiTS23 score three nested regions by Dice and by
+surface Dice at a tolerance (their `configuration/labels.py`, the same in both).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
+
+from inference.preprocess import Vector
+
+Metric = Literal["kits19", "kits21", "kits23"]
+Labels = NDArray[np.integer]
+"""0 background, 1 kidney, 2 tumor, 3 cyst (KiTS21 and KiTS23 alone)."""
+REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {"kidney_and_masses": (1, 2, 3), "masses": (2, 3), "tumor": (2,)}
+)
+TOLERANCE_MM: Mapping[str, float] = MappingProxyType(
+    {
+        "kidney_and_masses": 1.0330772532390826,
+        "masses": 1.1328796488598762,
+        "tumor": 1.1498198361434828,
+    }
+)
+"""Of the surface Dice: what KiTS's own annotators differ by."""
+
+
+def dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """2|A∩B| / (|A| + |B|); two empty masks agree (1)."""
+    total = np.count_nonzero(predicted) + np.count_nonzero(truth)
+    return 2 * np.count_nonzero(predicted & truth) / total if total else 1.0
+
+
+def surface_dice(
+    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], spacing_mm: Vector, tolerance_mm: float
+) -> float:
+    """Share of both surfaces that lies within the tolerance of the other; both empty 1, one empty 0."""
+    if not predicted.any() or not truth.any():
+        return float(predicted.any() == truth.any())
+    distances = compute_surface_distances(truth, predicted, spacing_mm)
+    return float(compute_surface_dice_at_tolerance(distances, tolerance_mm))
+
+
+def score_kits19(predicted: Labels, truth: Labels) -> dict[str, float]:
+    """Dice of kidney ∪ tumor and of tumor, where tumor is label 2 alone and an empty pair scores 1."""
+    return {
+        "kidney": dice(predicted > 0, truth > 0),
+        "tumor": dice(predicted == 2, truth == 2),
+    }
+
+
+def score_kits19_official(predicted: Labels, truth: Labels) -> dict[str, float]:
+    """What KiTS19's `starter_code/evaluation.py` gives: label 3 is tumor, and an empty pair scores NaN."""
+    scores = {}
+    for name, above in (("kidney", 0), ("tumor", 1)):
+        a, b = predicted > above, truth > above
+        total = int(a.sum()) + int(b.sum())
+        scores[name] = 2 * int((a & b).sum()) / total if total else float("nan")
+    return scores
+
+
+def score_regions(predicted: Labels, truth: Labels, spacing_mm: Vector) -> dict[str, float]:
+    """KiTS21's and KiTS23's six numbers: Dice, and `…_surface`, of each of the nested regions.
+
+    Args:
+        predicted, truth: label maps of one shape.
+        spacing_mm: of the arrays' axes.
+    """
+    scores = {}
+    for name, labels in REGIONS.items():
+        a, b = np.isin(predicted, labels), np.isin(truth, labels)
+        scores[name] = dice(a, b)
+        scores[f"{name}_surface"] = surface_dice(a, b, spacing_mm, TOLERANCE_MM[name])
+    return scores
