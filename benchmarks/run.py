@@ -71,7 +71,9 @@ def _cell(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def bars(label: Callable[[dict], str], *keys: str, unit: str = "seconds") -> Callable[[Any, Rows], None]:
+def bars(
+    label: Callable[[dict], str], *keys: str, unit: str = "seconds", scale: str = "linear"
+) -> Callable[[Any, Rows], None]:
     """Stacked horizontal bars, one a row."""
 
     def draw(axes: Any, rows: Rows) -> None:
@@ -83,6 +85,7 @@ def bars(label: Callable[[dict], str], *keys: str, unit: str = "seconds") -> Cal
             left += widths
         axes.invert_yaxis()
         axes.set_xlabel(unit)
+        axes.set_xscale(scale)
         if len(keys) > 1:
             axes.legend(fontsize=7)
 
@@ -423,7 +426,7 @@ def peers(slices: int, pixels: int, side: int, precision: str, one_tile: bool, n
         own = row["seconds"] if row["who"] == "ours" else own
         row["times ours"] = row["seconds"] / max(own, 1e-9)
     note = f"{pixels}×{pixels}×{slices} float64, --precision {precision}, {os.cpu_count()} cores"
-    publish("peers", rows, bars(lambda row: f"{row['what']}: {row['who']}", "seconds"), note)
+    publish("peers", rows, bars(lambda row: f"{row['what']}: {row['who']}", "seconds", scale="log"), note)
 
 
 if __name__ == "__main__":

@@ -208,6 +208,7 @@ def openvino_network(weights: Weights, backend: Backend) -> Network:
 
     def run(roi: NDArray[np.float32]) -> NDArray[np.float32]:
         logits = compiled(roi[None, None])[0]  # (1, 1, z, y, x)
+        compiled.release_memory()  # of 168³, nearly 2 GB, which the other network needs next
         return expit(logits[0, 0])
 
     return run

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import resource
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -82,6 +83,26 @@ def test_same_input_same_output_and_the_input_stays_as_it_is(name: str) -> None:
     network(1 - roi)
     np.testing.assert_array_equal(first, kept)  # no buffer is handed out twice
     np.testing.assert_array_equal(roi, before)
+
+
+def test_openvino_networks_do_not_pile_up_in_memory() -> None:
+    """Each needs nearly 2 GB for 168³, and the largest case with both has to do with 4."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("only Linux tells the memory of a process there")
+    shape = (64, 64, 64)
+    roi = np.zeros(shape, dtype=np.float32)
+    weights = as_weights(VNet(base_channels=4).eval(), shape, base_channels=4)
+    networks = [Backend("openvino", "cpu", 1, "float32").network(weights) for _ in range(4)]
+    networks[0](roi)  # what is set up once
+    before = _resident_mib(statm)
+    for network in networks[1:]:
+        network(roi)
+    assert _resident_mib(statm) - before < 50  # each took about 50 while it ran
+
+
+def _resident_mib(statm: Path) -> int:
+    return int(statm.read_text().split()[1]) * resource.getpagesize() // 2**20
 
 
 # --------------------------------------------------------------------------------- label maps stay the same
