@@ -99,9 +99,6 @@ RUN mkdir /opt/extra \
 
 FROM python:3.11-slim-bookworm AS runtime
 
-
-FROM python:3.11-slim-bookworm AS image
-
 # No installer, no setuid program, no folder but /tmp that all may write. Mount points exist for engines that cannot
 # make them in a read-only image.
 RUN python3.11 -c "import glob, importlib.util as u, os, shutil; \
