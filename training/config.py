@@ -194,7 +194,7 @@ _TUMOR_4MM = replace(
     stage="tumor",
     crop_vox=(48, 48, 48),  # one kidney and what surrounds it: the loss sees nothing else
     batch_size=8,
-    max_epochs=16,
+    max_epochs=12,
     optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3, warmup_steps=200),
     loss=LossConfig(cross_entropy=1.0, positive_weight=3.0),
     sampling=SamplingConfig(centres=CropCentres(kidney=0.4, tumor=0.6, border=0.0, elsewhere=0.0)),
