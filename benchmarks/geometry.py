@@ -13,7 +13,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from inference.cascade import Cascade, locate_kidneys, segment_kidneys
 from inference.ct import read_ct
@@ -21,6 +20,7 @@ from inference.postprocess import restore
 from inference.preprocess import RoiSpec, place_roi, resample
 from inference.vnet import DOWNSAMPLING
 from inference.weights import WeightsMetadata
+from test_data.table import dice
 
 
 def perfect_cascade(spacing_mm: float = 2.0) -> Cascade:
@@ -29,12 +29,6 @@ def perfect_cascade(spacing_mm: float = 2.0) -> Cascade:
     roi = RoiSpec((side, side, side), spacing_mm, window_hu=(0.0, 1.0))  # masks stand in for HU
     kidney, tumor = WeightsMetadata(stage="kidney", roi=roi), WeightsMetadata(stage="tumor", roi=roi)
     return Cascade(lambda roi: roi, lambda roi: roi, kidney, tumor)
-
-
-def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Dice similarity of two masks; two empty masks are equal (1)."""
-    total = np.count_nonzero(a) + np.count_nonzero(b)
-    return 2 * np.count_nonzero(a & b) / total if total else 1.0
 
 
 def score(path: Path, cascade: Cascade, *, paper: bool, hard: bool) -> tuple[float, float, bool]:

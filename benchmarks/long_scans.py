@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.geometry import dice
 from inference.backends import Backend, usable_cores
 from inference.cascade import Cascade, locate_kidneys, segment_kidneys
 from inference.postprocess import restore
@@ -26,6 +25,7 @@ from inference.vnet import DOWNSAMPLING
 from inference.weights import load_weights
 from training.config import AS_THEY_ARE
 from training.data import patient_landmarks, place_patient, sample_inside, sample_labels, split_cases
+from training.metrics import dice
 from training.prepare import LabelMap, cached_names, load_label_maps
 from training.synthesis import synthesise_ct
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from inference.ct import SUFFIXES, CaseError, Ct, read_ct
-from inference.preprocess import RoiSpec, Vector, place_roi, resample
+from inference.preprocess import RoiSpec, Vector
 from training.metrics import Labels, Metric, score_kits19, score_kits19_official, score_regions
-from training.prepare import SEGMENTATION
+from training.prepare import SEGMENTATION, place_around_kidneys, resample_labels
 
 log = logging.getLogger("training")
 PREFIXES = ("prediction_", "case_")
@@ -190,7 +190,8 @@ def score_case(
     spacing = (i, j, k)  # the prediction's, as officially
     on_roi: dict[str, float] = {}
     if roi is not None:
-        grids = [on_roi_grid(ct, theirs, roi) for ct in (ours, theirs)]
+        placed = place_around_kidneys(theirs, roi)
+        grids = [resample_labels(ct.hu, placed) for ct in (ours, theirs)]
         on_roi = _score(grids[0], grids[1], (roi.spacing_mm,) * 3, metric)
     official = score_kits19_official(a, b) if metric == "kits19" else {}
     return CaseScore(case, _score(a, b, spacing, metric), on_roi, official)
@@ -204,20 +205,6 @@ def _score(predicted: Labels, truth: Labels, spacing_mm: Vector, metric: Metric)
 
 def _stored(ct: Ct) -> NDArray[np.int16]:
     return apply_orientation(ct.hu, ct.native.from_canonical)
-
-
-def on_roi_grid(labels: Ct, truth: Ct, spec: RoiSpec) -> NDArray[np.uint8]:
-    """A label map on the ROI grid: a voxel has the highest label that at least half of it has."""
-    slices = np.flatnonzero(truth.hu.any(axis=(1, 2)))
-    centre = None
-    if slices.size and truth.hu.shape[0] * truth.spacing_mm[0] > spec.extent_mm[0]:
-        centre = float(slices[0] + slices[-1]) / 2
-    roi = place_roi(labels.hu.shape, labels.spacing_mm, spec, centre_z_vox=centre)
-    result = np.zeros(spec.shape_vox, dtype=np.uint8)
-    for label in range(1, int(labels.hu.max()) + 1):
-        share = np.nan_to_num(resample((labels.hu >= label).astype(np.float32), roi))
-        result[share >= 0.5] = label
-    return result
 
 
 def summarise(

@@ -128,7 +128,7 @@ def _prepare_case(folder: Path, roi: RoiSpec) -> Mapping[str, NDArray]:
             or np.abs(ct.native.affine - truth.native.affine).max() > SAME_AFFINE
         ):
             raise CaseError(f"{folder}: {IMAGE} and {SEGMENTATION} lie on different grids. Get both again")
-        placed = _place_around_kidneys(truth, roi)
+        placed = place_around_kidneys(truth, roi)
         arrays |= {
             "image": extract_roi(ct.hu, placed).astype(np.float16),
             "image_labels": resample_labels(truth.hu, placed),
@@ -141,12 +141,17 @@ def _as_text(roi: RoiSpec) -> str:
     return json.dumps(asdict(roi), sort_keys=True)
 
 
-def _place_around_kidneys(truth: Ct, spec: RoiSpec) -> Roi:
-    """As the paper has it around the centre; in a scan longer than the ROI at the kidneys' height."""
+def place_around_kidneys(truth: Ct, spec: RoiSpec) -> Roi:
+    """As the paper has it around the centre; in a scan longer than the ROI at the kidneys' height.
+
+    Args:
+        truth: a label map.
+        spec: the grid to place.
+    """
     roi = place_roi(truth.hu.shape, truth.spacing_mm, spec)
-    if truth.hu.shape[0] * truth.spacing_mm[0] <= spec.extent_mm[0]:
-        return roi
     slices = np.flatnonzero(truth.hu.any((1, 2)))
+    if not slices.size or truth.hu.shape[0] * truth.spacing_mm[0] <= spec.extent_mm[0]:
+        return roi
     return place_roi(truth.hu.shape, truth.spacing_mm, spec, centre_z_vox=float(slices[0] + slices[-1]) / 2)
 
 
@@ -181,7 +186,7 @@ def resample_labels(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
     """A label map on the ROI grid: each mask is averaged over the ROI's voxels and cut at one half.
 
     Args:
-        labels: (z, y, x) on the CT's grid; 0, 1, 2.
+        labels: (z, y, x) on the CT's grid; 0, 1, 2, …, each counted to the ones below it too.
         roi: where to sample.
     """
     step = np.asarray(roi.step_vox)
@@ -201,7 +206,7 @@ def resample_labels(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
         _triple([start - side.start for start, side in zip(roi.start_vox, near, strict=True)]),
         roi.step_vox,
     )
-    for label in (KIDNEY, TUMOR):  # the kidney's mask holds the tumor too
+    for label in range(KIDNEY, int(labels.max()) + 1):  # the kidney's mask holds the tumor too
         mask = (labels[near] >= label).astype(np.float32)
         # NaN, outside of the part that holds labels, compares false
         result[resample(ndimage.gaussian_filter(mask, sigma), here) > 0.5] = label
