@@ -200,6 +200,7 @@ _TUMOR_4MM = replace(
     sampling=SamplingConfig(centres=CropCentres(kidney=0.4, tumor=0.6, border=0.0, elsewhere=0.0)),
     fresh_head=True,
 )
+_TUMOR_4MM_AGAIN = replace(_TUMOR_4MM, max_epochs=30, fresh_head=False)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
     roi=RoiSpec(),
@@ -231,6 +232,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-4mm": _KIDNEY_4MM,
         "kidney-4mm-again": _KIDNEY_4MM_AGAIN,
         "tumor-4mm": _TUMOR_4MM,
+        "tumor-4mm-again": _TUMOR_4MM_AGAIN,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests
