@@ -1,12 +1,14 @@
 """Training as a whole: sampling, the network's make-up, resuming, DDP, the commands."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -163,8 +165,16 @@ def test_folds_hold_out_every_case_once() -> None:
 
 
 def run(out: Path, **options: object) -> dict[str, torch.Tensor]:
-    train(TINY, RunOptions(out, accelerator="cpu", **options), name="test")  # type: ignore[arg-type]
+    """In a process of its own, as from the command: this one's threads are no part of any training."""
+    process = multiprocessing.get_context("spawn").Process(target=_train, args=(out, options))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     return state(out / "last.ckpt")
+
+
+def _train(out: Path, options: dict[str, Any]) -> None:
+    train(TINY, RunOptions(out, accelerator="cpu", **options), name="test")
 
 
 def state(checkpoint: Path) -> dict[str, torch.Tensor]:
