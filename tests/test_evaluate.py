@@ -349,10 +349,10 @@ def test_no_such_folder_ends_with_2(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "absent: no such folder" in caplog.text
 
 
-def test_metrics_need_neither_matplotlib_nor_lightning() -> None:
+def test_the_harness_and_the_samples_table_ask_for_nothing_that_training_adds() -> None:
     code = (
-        "import sys, training.scoreboard, training.submission; "
-        "print({'matplotlib', 'lightning'} & set(sys.modules))"
+        "import sys, test_data.table, tests.harness.__main__; "
+        "print({'surface_distance', 'matplotlib', 'lightning'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
 from inference.preprocess import Vector
 
@@ -49,6 +48,9 @@ def surface_dice(
         spacing_mm: of the arrays' axes.
         tolerance_mm: largest distance that counts as none.
     """
+    # only here: Dice alone asks for no more than requirements.txt has
+    from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
+
     if not predicted.any() or not truth.any():
         return float(predicted.any() == truth.any())
     distances = compute_surface_distances(truth, predicted, spacing_mm)
