@@ -23,6 +23,7 @@ from scipy import ndimage
 from inference.preprocess import RoiSpec
 from training.cli import main
 from training.evaluate import case_name, find_label_maps, score_case
+from training.submission import find_references
 
 ROOT = Path(__file__).resolve().parent.parent
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -104,6 +105,15 @@ def test_only_the_segmentation_of_a_case_folder_counts(tmp_path: Path) -> None:
     assert list(find_label_maps(tmp_path)) == ["00001"]
 
 
+def test_links_to_case_folders_are_followed(tmp_path: Path) -> None:
+    _save(tmp_path / "disk" / "case_00001" / "segmentation.nii.gz", _labels())
+    _save(tmp_path / "disk" / "case_00001" / "imaging.nii.gz", _labels())
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "case_00001").symlink_to(tmp_path / "disk" / "case_00001")
+    assert list(find_label_maps(tmp_path / "here")) == ["00001"]
+    assert find_references(tmp_path / "here")["00001"].name == "imaging.nii.gz"
+
+
 def test_the_table_by_hand(tmp_path: Path) -> None:
     predicted, truth = _folders(tmp_path, _same, _no_tumor, _half, _empty)
     out = tmp_path / "new" / "report.json"
@@ -122,7 +132,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     cells = " | ".join(f"{mean[key]:.3f} ± {sd[key]:.3f}" for key in mean)
     for text in (done.stdout, out.with_suffix(".md").read_text()):
         assert f"| overall |     4 | {cells} |" in text
-        assert "| 00002 |     |  0.667 | 1.000 |   0.833 |" in text
+        assert "| 00002 |   - |  0.667 | 1.000 |   0.833 |" in text
     with out.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(r["native_kidney"]) for r in rows] == pytest.approx(kidney)
@@ -277,7 +287,7 @@ def test_where_the_official_script_differs_both_are_told(tmp_path: Path) -> None
     _save(truth / "case_00002" / "segmentation.nii.gz", _empty(_labels()))
     out = tmp_path / "report.json"
     text = _compact(_call(predicted, truth, "--out", out).stdout)
-    assert "It differs from the above in 2 of 3 cases" in text
+    assert "The scores differ in 2 of 3 cases" in text
     assert "| 00001 | 1.000 | 1.000 | 0.000 | 1.000 | 0.500 | 1.000 |" in text
     assert "| 00002 | 1.000 | nan | 1.000 | nan | 1.000 | nan |" in text
     assert json.loads(out.read_text())["cases"][2]["grids"]["official"]["kidney"] is None

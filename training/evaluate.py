@@ -4,6 +4,7 @@ Cases are matched by name: `prediction_00210.nii.gz`, `case_00210.nii.gz`, `case
 `case_00210/segmentation.nii.gz` are all case 00210. `training.scoreboard` shows what is found here.
 """
 
+import glob
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -229,12 +230,10 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder. Name a folder with label maps")
     wanted = KITS19_IMAGE if images else SEGMENTATION
-    case_folders = {path.parent for path in folder.rglob(wanted)}
+    paths = list_images(folder)
+    case_folders = {path.parent for path in paths if path.name == wanted}
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or not path.is_file() or not path.name.endswith(SUFFIXES):
-            continue
+    for path in paths:
         if path.name in (KITS19_IMAGE, SEGMENTATION) and path.name != wanted:
             continue
         if path.name != wanted and not case_folders.isdisjoint(path.parents):
@@ -246,6 +245,13 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
     if not found:
         raise ValueError(f"{folder}: no label maps ({', '.join(SUFFIXES)}). Name the folder that holds them")
     return found
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files under a folder, sorted. Links are followed, hidden names passed over."""
+    names = glob.glob("**", root_dir=folder, recursive=True)  # noqa: PTH207  rglob follows no links
+    paths = (folder / name for name in names if name.endswith(SUFFIXES))
+    return sorted(path for path in paths if path.is_file())
 
 
 def _find_predictions(folder: Path, splits: Sequence[Split]) -> dict[str, Path]:
@@ -313,8 +319,8 @@ def read_label_map(path: Path, *, highest: int = HIGHEST_LABEL) -> Ct:
     low, high = int(labels.hu.min()), int(labels.hu.max())
     if low < 0 or high > highest:
         raise CaseError(
-            f"{path}: values from {low} to {high}, allowed are 0 to {highest}; KiTS takes others as "
-            "background. Write label maps"
+            f"{path}: values from {low} to {high}, allowed are 0 to {highest}. Write 0 for background, 1 for "
+            "kidney, 2 for tumor"
         )
     return labels
 

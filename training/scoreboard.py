@@ -20,7 +20,12 @@ GRID_TITLES = {
     "roi": "ROI resolution",
     "official": "Original resolution, as KiTS19's own script has it",
 }
-OFFICIAL_RULE = "NaN where both are empty, label 3 counts as tumor"
+NO_GROUP = "-"
+"""Of a case that no split names."""
+OFFICIAL_RULE = (
+    "KiTS19's own script gives NaN where both label maps are empty, ours 1; "
+    "it counts label 3 as tumor, ours as kidney"
+)
 WORST_NAMED = 3
 """So many worst cases of a group and score are named in the plot."""
 PANEL_INCHES, SCORE_INCHES, HEIGHT_INCHES, DPI = 0.6, 1.1, 4.0, 150
@@ -31,15 +36,26 @@ BOX_WIDTH, DOTS_FROM, SPREAD, NAMES_FROM, NAME_HEIGHT = 0.35, 0.08, 0.2, 0.33, 0
 
 
 def show(evaluation: Evaluation) -> str:
-    """All tables as text: each case, then each grid's groups. The same in a terminal and as Markdown."""
+    """All tables as text, each case and then the groups. The same in a terminal and as Markdown."""
+    different = [
+        score
+        for score in evaluation.cases
+        if "official" in score.grids and not _agree(score.grids["native"], score.grids["official"])
+    ]
+    grids = [grid for grid in evaluation.tables if grid != "official" or different]
     parts = []
-    for grid in ("native", "roi"):
-        if grid in evaluation.tables:
-            cases = markdown_table(*_case_rows(evaluation, grid))
-            groups = markdown_table(*_group_rows(evaluation.tables[grid]))
-            parts += [f"## {GRID_TITLES[grid]}", cases, groups]
-    if "official" in evaluation.tables:
-        parts += _show_official(evaluation)
+    for grid in grids:
+        parts.append(f"## {GRID_TITLES[grid]}: cases")
+        if grid == "official":
+            count = f"The scores differ in {len(different)} of {len(evaluation.cases)} cases:"
+            parts += [f"{OFFICIAL_RULE}. {count}", markdown_table(*_both_rows(different))]
+        else:
+            parts.append(markdown_table(*_case_rows(evaluation, grid)))
+    for grid in grids:
+        title = f"## {GRID_TITLES[grid]}: mean ± standard deviation"
+        parts += [title, markdown_table(*_group_rows(evaluation.tables[grid]))]
+    if "official" in evaluation.tables and not different:
+        parts.append("KiTS19's own script gives the same scores on the original grid.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -109,10 +125,24 @@ def _group_of(case: str, evaluation: Evaluation) -> str:
 def _case_rows(evaluation: Evaluation, grid: str) -> tuple[list[str], list[list[str]]]:
     keys = list(evaluation.cases[0].grids[grid])
     rows = [
-        [score.case, _group_of(score.case, evaluation), *(f"{score.grids[grid][key]:.3f}" for key in keys)]
+        [
+            score.case,
+            _group_of(score.case, evaluation) or NO_GROUP,
+            *(f"{score.grids[grid][key]:.3f}" for key in keys),
+        ]
         for score in evaluation.cases
     ]
     return ["case", "set", *keys], rows
+
+
+def _both_rows(cases: Sequence[CaseScore]) -> tuple[list[str], list[list[str]]]:
+    keys = list(cases[0].grids["native"])
+    whose = {"ours": "native", "official": "official"}
+    rows = [
+        [score.case, *(f"{score.grids[grid][key]:.3f}" for key in keys for grid in whose.values())]
+        for score in cases
+    ]
+    return ["case", *(f"{key} {name}" for key in keys for name in whose)], rows
 
 
 def _group_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -124,26 +154,6 @@ def _group_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def _mean_sd(row: Row, key: str) -> str:
     return f"{row.mean[key]:.3f}" + (f" ± {row.sd[key]:.3f}" if row.cases > 1 else "")
-
-
-def _show_official(evaluation: Evaluation) -> list[str]:
-    """Where KiTS19's own script says otherwise: both, case by case, and its table."""
-    different = [s for s in evaluation.cases if not _agree(s.grids["native"], s.grids["official"])]
-    if not different:
-        return ["KiTS19's own script gives the same scores on the original grid."]
-    keys = list(different[0].grids["native"])
-    whose = {"here": "native", "official": "official"}
-    header = ["case", *(f"{key} {name}" for key in keys for name in whose)]
-    rows = [
-        [score.case, *(f"{score.grids[grid][key]:.3f}" for key in keys for grid in whose.values())]
-        for score in different
-    ]
-    return [
-        f"## {GRID_TITLES['official']}",
-        f"{OFFICIAL_RULE}. It differs from the above in {len(different)} of {len(evaluation.cases)} cases:",
-        markdown_table(header, rows),
-        markdown_table(*_group_rows(evaluation.tables["official"])),
-    ]
 
 
 def _agree(ours: Scores, official: Scores) -> bool:

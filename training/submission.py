@@ -10,7 +10,13 @@ from pathlib import Path
 
 from inference.cases import KITS19_IMAGE
 from inference.ct import CaseError, read_native_grid
-from training.evaluate import AFFINE_TOLERANCE, affine_difference, find_label_maps, read_label_map
+from training.evaluate import (
+    AFFINE_TOLERANCE,
+    affine_difference,
+    find_label_maps,
+    list_images,
+    read_label_map,
+)
 from training.metrics import HIGHEST_LABEL, TUMOR, Metric
 from training.prepare import SEGMENTATION
 
@@ -67,7 +73,7 @@ def find_references(folder: Path) -> dict[str, Path]:
     Raises:
         ValueError: no such folder, or nothing in it.
     """
-    return find_label_maps(folder, images=next(folder.rglob(KITS19_IMAGE), None) is not None)
+    return find_label_maps(folder, images=any(path.name == KITS19_IMAGE for path in list_images(folder)))
 
 
 def _image_name(reference: Path) -> str:
