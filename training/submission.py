@@ -62,7 +62,7 @@ def check_submission(predictions: Path, references: Path, *, metric: Metric) -> 
     if missing:
         warnings.append(
             f"{len(missing)} of KiTS19's {len(KITS19_TEST_CASES)} test cases are not here, the first is "
-            f"{missing[0]:05d}. KiTS19 takes them as background"
+            f"{missing[0]:05d}. Segment them all before you submit"
         )
     return errors, warnings
 
