@@ -34,7 +34,7 @@ from training.data import (
     split_cases,
 )
 from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
-from training.prepare import cached_names, load_label_maps
+from training.prepare import cached_names, load_label_maps, prepare
 from training.reproduce import TINY_CHAIN, reproduce
 from training.train import RunOptions, train
 
@@ -296,13 +296,15 @@ def test_ten_folds_from_training_to_one_table(tmp_path: Path, monkeypatch: pytes
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    once = replace(TINY, steps_per_epoch=1, max_epochs=1, batch_size=1)
+    once = replace(TINY, source="images", steps_per_epoch=1, max_epochs=1, batch_size=1)
     monkeypatch.setattr("training.cli.PRESETS", {**PRESETS, "paper-kidney": once})
-    monkeypatch.setattr("training.train.plot_curves", lambda *_: None)  # half of the time, and tested above
+    monkeypatch.setattr(
+        "training.train.plot_curves", lambda *_: None
+    )  # half of a run's time, and tested above
     weights = write_weights(tmp_path / "weights", TINY.roi)
     data, cache, runs, folds = (tmp_path / name for name in ("kits19", "cache", "runs", "folds"))
     call(main, "synthesize", data, "--cases", 10, "--spacing-mm", 8)
-    call(main, "prepare", data, cache)
+    assert not prepare(data, cache, roi=TINY.roi)
     for k in range(10):
         run = runs / f"kidney-{k}"
         call(main, "train", "paper-kidney", cache, "--out", run, "--fold", f"{k}/10", "--accelerator", "cpu")
