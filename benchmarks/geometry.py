@@ -20,7 +20,7 @@ from inference.postprocess import restore
 from inference.preprocess import RoiSpec, place_roi, resample
 from inference.vnet import DOWNSAMPLING
 from inference.weights import WeightsMetadata
-from test_data.table import dice
+from training.metrics import dice
 
 
 def perfect_cascade(spacing_mm: float = 2.0) -> Cascade:

@@ -4,15 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from inference.ct import read_ct
-
-
-def dice(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Dice similarity of two masks; two empty masks are equal (1)."""
-    total = np.count_nonzero(predicted) + np.count_nonzero(true)
-    return 2 * np.count_nonzero(predicted & true) / total if total else 1.0
+from training.metrics import score_kits19
 
 
 def main(report: Path, output: Path, reference: Path) -> None:
@@ -24,9 +17,10 @@ def main(report: Path, output: Path, reference: Path) -> None:
             continue
         predicted = read_ct(output / case["output"]).hu
         true = read_ct(reference / case["output"]).hu
-        scores = f"{dice(predicted > 0, true > 0):>12.3f}{dice(predicted == 2, true == 2):>11.3f}"
+        times = f"{sum(case['seconds'].values()):>9.1f}"
         volumes = f"{case['kidney_ml']:>11.1f}{case['tumor_ml']:>10.1f}"
-        print(f"{case['name']:<20}{sum(case['seconds'].values()):>9.1f}{volumes}{scores}")
+        scores = score_kits19(predicted, true)
+        print(f"{case['name']:<20}{times}{volumes}{scores['kidney']:>12.3f}{scores['tumor']:>11.3f}")
 
 
 if __name__ == "__main__":

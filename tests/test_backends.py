@@ -29,8 +29,8 @@ from inference.pipeline import segment_ct
 from inference.report import CaseReport
 from inference.vnet import VNet
 from inference.weights import load_weights
-from test_data.table import dice
 from tests.helpers import as_weights, threshold_vnet
+from training.metrics import dice
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = find_cases(ROOT / "test_data" / "input")

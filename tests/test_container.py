@@ -14,7 +14,6 @@ import SimpleITK as sitk
 
 from inference.cases import find_cases
 from inference.ct import read_ct
-from test_data.table import dice
 from tests.harness import engine
 from tests.harness.engine import DOCKER, Limits, hardening
 from tests.helpers import (
@@ -29,6 +28,7 @@ from tests.helpers import (
     truncate,
     write_weights,
 )
+from training.metrics import dice
 
 ROOT = Path(__file__).resolve().parent.parent
 HARDENED = ["--rm", *hardening(Limits(memory="4g", pids=128, user="12345:12345"))]

@@ -43,15 +43,40 @@ def test_where_the_official_script_misbehaves() -> None:
     assert score_kits19(cyst, truth)["tumor"] == 0
 
 
-@pytest.mark.parametrize(("shift_vox", "expected"), [(0, 1.0), (1, 1.0), (2, 1 / 3)])
-def test_surface_dice_of_a_shifted_slab(shift_vox: int, expected: float) -> None:
-    # a slab of 40 × 40 × 10 mm has faces of 2 · 1600 mm² and rims of 1600 mm². Moved along its thickness by
-    # 2 mm, both faces are out of a tolerance of 1.1 mm, and the rims (but for their edges) in it
-    truth, predicted = (
-        _box(slice(start, start + 10), slice(2, 42), slice(2, 42), shape=(24, 44, 44))
-        for start in (5, 5 + shift_vox)
-    )
-    assert surface_dice(predicted, truth, (1.0, 1.0, 1.0), 1.1) == pytest.approx(expected, abs=0.04)
+def _corner_and_edge_mm2(x: float, y: float, z: float) -> tuple[float, float]:
+    """Area of the surface about a voxel's corner, and about the edge along x that two voxels share.
+
+    Between voxel centres half of each side lies inside: a corner is cut off by a triangle through the middles
+    of three sides, an edge by a rectangle through the middles of two, as long as a voxel.
+    """
+    x, y, z = x / 2, y / 2, z / 2
+    return math.sqrt((x * y) ** 2 + (y * z) ** 2 + (x * z) ** 2) / 2, 2 * x * math.hypot(y, z)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (3.0, 0.75, 0.75)])
+def test_surface_dice_by_hand(spacing_mm: tuple[float, float, float]) -> None:
+    # one voxel against itself and its neighbour along x: 8 corners against 8 corners and 4 edges, of which
+    # the 4 corners at the far end lie one voxel away and all else at 0
+    one, two = _box(slice(3, 4), slice(3, 4), slice(3, 4)), _box(slice(3, 5), slice(3, 4), slice(3, 4))
+    corner, edge = _corner_and_edge_mm2(*spacing_mm)
+    near, all_of_it = 8 * corner + 4 * corner + 4 * edge, 16 * corner + 4 * edge
+    for predicted, truth in ((one, two), (two, one)):
+        assert surface_dice(predicted, truth, spacing_mm, spacing_mm[0] - 0.01) == pytest.approx(
+            near / all_of_it
+        )
+        assert surface_dice(predicted, truth, spacing_mm, spacing_mm[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "tolerance_mm"),
+    [("kidney_and_masses", 1, 1.0330), ("masses", 3, 1.1328), ("tumor", 2, 1.1498)],
+)
+def test_tolerances_are_kits23s(name: str, label: int, tolerance_mm: float) -> None:
+    one, two = EMPTY.copy(), EMPTY.copy()
+    one[1, 1, 1], two[1:3, 1, 1] = label, label  # the far corners are one spacing away
+    within, beyond = ((tolerance_mm + more, 1.0, 1.0) for more in (0, 1e-4))
+    assert score_regions(two, one, within)[f"{name}_surface"] == 1
+    assert score_regions(two, one, beyond)[f"{name}_surface"] < 1
 
 
 def test_surface_dice_knows_the_spacing_and_empty_masks() -> None:

@@ -1,5 +1,6 @@
 """The sample cases: made again bit for bit, small, in different layouts and geometries."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +10,7 @@ import pytest
 from inference.cases import find_cases
 from inference.ct import read_ct
 from test_data import make, table
+from tests.helpers import save_nifti
 
 FOLDER = Path(make.__file__).parent
 
@@ -45,8 +47,21 @@ def test_the_geometries_are_those_that_bite() -> None:
     assert np.count_nonzero(np.abs(oblique) > 1e-3) > 3
 
 
-def test_table_scores_by_hand() -> None:
-    a, b = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
-    assert table.dice(a, b) == pytest.approx(0.5)
-    assert table.dice(a & False, b & False) == 1.0
-    assert table.dice(a, b & False) == 0.0
+def test_the_table_scores_what_was_written_and_names_what_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference, output = tmp_path / "reference", tmp_path / "output"
+    labels = np.zeros((4, 4, 4), dtype=np.uint8)
+    labels[0], labels[1] = 1, 2
+    save_nifti(reference / "a.nii", labels, np.eye(4))
+    save_nifti(output / "a.nii", np.minimum(labels, 1), np.eye(4))  # both kidney and tumor, called kidney
+    cases = [
+        {"name": "a", "output": "a.nii", "status": "ok", "seconds": {"read": 0.5, "kidney": 1.0},
+         "kidney_ml": 1.25, "tumor_ml": 0.0},
+        {"name": "b", "status": "failed", "error": "b.nii: cannot be read"},
+    ]  # fmt: skip
+    (tmp_path / "report.json").write_text(json.dumps({"cases": cases}))
+    table.main(tmp_path / "report.json", output, reference)
+    _, a, b = capsys.readouterr().out.splitlines()
+    assert a.split() == ["a", "1.5", "1.2", "0.0", "1.000", "0.000"]
+    assert b.split(maxsplit=1) == ["b", "failed: b.nii: cannot be read"]

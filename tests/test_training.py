@@ -10,17 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from torch import nn
 
 from inference.cli import main as segment
 from inference.preprocess import RoiSpec
 from inference.vnet import VNet
 from inference.weights import WeightsMetadata, load_weights
+from tests.helpers import write_weights
 from training.cli import main
 from training.config import AS_THEY_ARE, PRESETS, SamplingConfig
 from training.data import (
@@ -33,7 +36,7 @@ from training.data import (
     split_cases,
 )
 from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
-from training.prepare import cached_names, load_label_maps
+from training.prepare import cached_names, load_label_maps, prepare
 from training.reproduce import TINY_CHAIN, reproduce
 from training.train import RunOptions, train
 
@@ -293,6 +296,40 @@ def test_from_a_fake_kits19_folder_to_the_papers_table(
         ("training", 1), ("validation", 1), ("overall", 2),
     ]  # fmt: skip
     assert set(tables["roi"][0]["mean"]) == {"kidney", "tumor", "average"}
+
+
+def test_ten_folds_from_training_to_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's loop, short of a tumor network a fold: trained without a case, which is then segmented."""
+
+    def call(command: click.Command, *arguments: object) -> str:
+        result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    once = replace(TINY, source="images", steps_per_epoch=1, max_epochs=1, batch_size=1)
+    monkeypatch.setattr("training.cli.PRESETS", {**PRESETS, "paper-kidney": once})
+    monkeypatch.setattr(
+        "training.train.plot_curves", lambda *_: None
+    )  # half of a run's time, and tested above
+    weights = write_weights(tmp_path / "weights", TINY.roi)
+    data, cache, runs, folds = (tmp_path / name for name in ("kits19", "cache", "runs", "folds"))
+    call(main, "synthesize", data, "--cases", 10, "--spacing-mm", 8)
+    assert not prepare(data, cache, roi=TINY.roi)
+    for k in range(10):
+        run = runs / f"kidney-{k}"
+        call(main, "train", "paper-kidney", cache, "--out", run, "--fold", f"{k}/10", "--accelerator", "cpu")
+        shutil.copy(run / "kidney.safetensors", weights)
+        (held_out,) = json.loads((run / "split.json").read_text())["validation"]
+        arguments = ("--input", data / held_out / "imaging.nii.gz", "--output", folds / f"fold_{k}")
+        call(segment, *arguments, "--weights", weights, "--device", "cpu", "--output-naming", "kits19")
+    report = tmp_path / "report.json"
+    text = call(main, "evaluate", folds, data, "--split", runs, "--out", report)
+    rows = json.loads(report.read_text())["tables"]["native"]
+    assert [(row["group"], row["cases"]) for row in rows] == [
+        *((f"fold {k}", 1) for k in range(10)), ("overall", 10),
+    ]  # fmt: skip
+    assert text.count("| fold 7 ") == 1 + 1  # of its case, of its mean
+    assert Image.open(report.with_suffix(".png")).size[0] > 300
 
 
 def test_held_out_label_maps_alone_get_cts_where_a_fold_is_named(tmp_path: Path) -> None:

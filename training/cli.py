@@ -4,7 +4,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -162,16 +162,17 @@ def synthesize_command(
 @main.command("evaluate")
 @click.argument("predictions", type=_path())
 @click.argument("truth", type=_path())
-@click.option("--metric", type=click.Choice(["kits19", "kits21", "kits23"]), default="kits19",
-              show_default=True, help="Whose scores.")  # fmt: skip
-@click.option("--split", "splits", type=_path(), multiple=True, metavar="FILE",
-              help="A run's split.json: training and validation rows. Several: a row a fold.")  # fmt: skip
-@click.option("--roi", is_flag=True, help="Score on the method's ROI grid (168³ at 2 mm) too.")
+@click.option("--metric", type=click.Choice(get_args(Metric)), default="kits19", show_default=True,
+              help="Whose scores.")  # fmt: skip
+@click.option("--split", "splits", type=_path(), multiple=True, metavar="PATH",
+              help="split.json of a run, or the run's folder: rows for training and validation. "
+              "Several, or a folder of runs: a row for each fold's held-out cases.")  # fmt: skip
+@click.option("--roi", is_flag=True, help="Score on the paper's grid (168³ at 2 mm) too.")
 @click.option("--out", type=_path(), default=None, metavar="FILE.json",
               help="Write JSON, and CSV, Markdown and a plot beside it.")  # fmt: skip
 @click.option("--check-only", is_flag=True, help="Check names, shapes, affines and values; score nothing.")
 @click.option("--zip", "zip_path", type=_path(), default=None, metavar="FILE.zip",
-              help="After a check without errors, write the zip to submit.")  # fmt: skip
+              help="Check, and where that finds no error write KiTS19's flat zip.")  # fmt: skip
 def evaluate_command(
     predictions: Path,
     truth: Path,
@@ -184,36 +185,56 @@ def evaluate_command(
 ) -> None:
     """Score label maps in PREDICTIONS against those in TRUTH: the paper's Table 1, KiTS's metrics.
 
+    With several splits, PREDICTIONS may hold one folder fold_K for each fold K: its held-out cases count.
     With --check-only or --zip, TRUTH may hold the CTs instead. Exit code 1: some case could not be scored, or
     the check found errors. 2: wrong usage.
     """
-    from training.evaluate import GRID_TITLES, evaluate
-    from training.submission import check_submission, write_zip
+    from training.evaluate import evaluate
+    from training.scoreboard import check_report_path, show, write_reports
 
     try:
         if check_only or zip_path:
-            errors, warnings = check_submission(predictions, truth, metric=metric)
-            for line in warnings:
-                log.warning("%s", line)
-            for line in errors:
-                log.error("%s", line)
-            if errors:
-                log.error("%d errors: not ready to submit", len(errors))
-                sys.exit(EXIT_SOME_FAILED)
-            log.info("ready to submit")
-            if zip_path:
-                log.info("%s: %d label maps", zip_path, write_zip(predictions, zip_path))
+            _check_submission(predictions, truth, metric, zip_path)
             return
-        tables, failed = evaluate(
-            predictions, truth, metric=metric, splits=splits, roi=RoiSpec() if roi else None, out=out
+        if out:
+            check_report_path(out)
+        evaluation = evaluate(
+            predictions, truth, metric=metric, splits=splits, roi=RoiSpec() if roi else None
         )
+        for case in evaluation.cases:
+            for line in case.warnings:
+                log.warning("%s", line)
+        for case in evaluation.failed:
+            log.error("%s", case.error)
+        if evaluation.cases:
+            click.echo(show(evaluation))
+            for path in write_reports(out, evaluation) if out else ():
+                log.info("%s", path)
     except (ValueError, OSError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
-    for grid, table in tables.items():
-        click.echo(f"{GRID_TITLES[grid]}\n{table}\n")
-    if failed:
+    if evaluation.failed:
+        total = len(evaluation.failed) + len(evaluation.cases)
+        log.error("%d of %d cases could not be scored; see above", len(evaluation.failed), total)
         sys.exit(EXIT_SOME_FAILED)
+
+
+def _check_submission(predictions: Path, references: Path, metric: Metric, zip_path: Path | None) -> None:
+    from training.submission import check_submission, write_zip
+
+    if zip_path and metric != "kits19":
+        raise ValueError(f"--zip writes KiTS19's submission, not one for {metric}. Leave out --metric")
+    errors, warnings = check_submission(predictions, references, metric=metric)
+    for line in warnings:
+        log.warning("%s", line)
+    for line in errors:
+        log.error("%s", line)
+    if errors:
+        log.error("not ready to submit: %d error%s", len(errors), "s" * (len(errors) > 1))
+        sys.exit(EXIT_SOME_FAILED)
+    log.info("ready to submit")
+    if zip_path:
+        log.info("%s: %d label maps", zip_path, write_zip(predictions, zip_path))
 
 
 @main.command("montage")

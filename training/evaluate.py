@@ -1,15 +1,14 @@
-"""Predictions against reference label maps: the paper's Table 1 and the challenges' tables.
+"""Predictions against reference label maps: cases matched, scored, and summed up by group.
 
 Cases are matched by name: `prediction_00210.nii.gz`, `case_00210.nii.gz`, `case_00210_0000.mha` and
-`case_00210/segmentation.nii.gz` are all case 00210.
+`case_00210/segmentation.nii.gz` are all case 00210. `training.scoreboard` shows what is found here.
 """
 
-import csv
+import glob
 import json
 import logging
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +16,32 @@ from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from inference.ct import SUFFIXES, CaseError, Ct, read_ct
+from inference.cases import KITS19_IMAGE, NNUNET_CHANNEL
+from inference.ct import SUFFIXES, CaseError, Ct, NativeGrid, read_ct
 from inference.preprocess import RoiSpec, Vector
-from training.metrics import Labels, Metric, score_kits19, score_kits19_official, score_regions
+from training.metrics import HIGHEST_LABEL, Labels, Metric, score_kits19, score_kits19_official, score_regions
 from training.prepare import SEGMENTATION, place_around_kidneys, resample_labels
 
 log = logging.getLogger("training")
 PREFIXES = ("prediction_", "case_")
-NNUNET_CHANNEL = "_0000"
+SPLIT = "split.json"
+"""As `training.train` writes it."""
 OVERALL = "overall"
-GRID_TITLES = {
-    "native": "Original resolution",
-    "roi": "ROI resolution",
-    "official": "As KiTS19's own script has it (NaN where both are empty; label 3 counts as tumor)",
-}
-WORST_NAMED = 3
-"""So many worst cases of a group are named in the plot."""
+AFFINE_TOLERANCE = 1e-3
+"""Σ|ΔA| that KiTS23's checker lets pass."""
+AVERAGED = ("kidney", "tumor")
+"""Scores whose mean is the paper's third column, and KiTS19's rank."""
+
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which cases one training run saw, by `case_name`."""
+
+    fold: int
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,27 +50,45 @@ class CaseScore:
 
     Attributes:
         case: its name without prefix and suffix.
-        native: score by name, on the label maps' own grid.
-        roi: the same on the ROI grid; empty where it was not asked for.
-        official: what KiTS19's own script gives (NaN for an empty pair); empty for the other metrics.
+        grids: scores by name, on each grid: "native", the label maps' own; "roi" where it was asked for;
+            "official", what KiTS19's own script gives on the native grid, with its metric.
+        warnings: what looked odd, each a line.
         error: why it could not be scored: file, cause, remedy.
     """
 
     case: str
-    native: Mapping[str, float]
-    roi: Mapping[str, float]
-    official: Mapping[str, float]
+    grids: Mapping[str, Scores] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """Mean and standard deviation (of the sample) of one group of cases."""
+    """Mean and standard deviation (of the sample; NaN for a single case) of one group of cases."""
 
     group: str
     cases: int
-    mean: Mapping[str, float]
-    sd: Mapping[str, float]
+    mean: Scores
+    sd: Scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that one call finds.
+
+    Attributes:
+        metric: whose scores.
+        cases: those that could be scored, sorted by name.
+        failed: those that could not.
+        groups: case names by group, in the table's order; the last one is all cases.
+        tables: by grid, a row for each group that has cases.
+    """
+
+    metric: Metric
+    cases: list[CaseScore]
+    failed: list[CaseScore]
+    groups: dict[str, list[str]]
+    tables: dict[str, list[Row]]
 
 
 def evaluate(
@@ -71,70 +98,118 @@ def evaluate(
     metric: Metric,
     splits: Sequence[Path] = (),
     roi: RoiSpec | None = None,
-    out: Path | None = None,
-) -> tuple[dict[str, str], int]:
+) -> Evaluation:
     """Score all cases that both folders have.
 
     Args:
-        predictions, truth: folders of label maps.
+        predictions: folder of label maps. With several splits it may hold a folder `fold_K` for each, of
+            which only the cases that fold K held out count.
+        truth: folder of reference label maps.
         metric: whose scores.
-        splits: `split.json` of one run (rows for training and validation), or of the runs of a
-            cross-validation (a row for each one's validation cases).
+        splits: of one run (rows for training and validation), or of the runs of a cross-validation (a row
+            for each one's held-out cases). See `read_splits`.
         roi: score on this grid too.
-        out: where to write JSON, CSV, Markdown and a plot.
-
-    Returns:
-        The tables as Markdown by grid, and how many cases failed.
 
     Raises:
-        ValueError: nothing to score, or a split file that is none.
+        ValueError: nothing to score, or splits that do not make sense.
     """
-    ours, theirs = find_label_maps(predictions), find_label_maps(truth)
-    groups = read_splits(splits)
-    cases = sorted(ours.keys() & theirs.keys())
-    if not cases:
+    parts = read_splits(splits)
+    ours, theirs = _find_predictions(predictions, parts), find_label_maps(truth)
+    names = sorted(ours.keys() & theirs.keys())
+    if not names:
         raise ValueError(f"{predictions} and {truth} have no case in common. Cases are matched by name")
     for name in sorted(ours.keys() - theirs.keys()):
-        log.warning("%s: no reference of this case", ours[name])
+        log.warning("%s: no reference of this case in %s", ours[name], truth)
     if absent := len(theirs.keys() - ours.keys()):
-        log.warning("%d of %d references have no prediction", absent, len(theirs))
-    scores = [
+        log.warning("%d of %d references have no prediction: not scored", absent, len(theirs))
+    scored = [
         score_case(name, ours[name], theirs[name], metric=metric, roi=roi)
-        for name in tqdm(cases, "evaluate", unit="case", disable=None)
+        for name in tqdm(names, "evaluate", unit="case", disable=None)
     ]
-    failed = [score for score in scores if score.error is not None]
-    for score in failed:
-        log.error("%s", score.error)
-    grids = ["native", *(["roi"] if roi else []), *(["official"] if metric == "kits19" else [])]
-    tables = {grid: summarise(scores, groups, grid=grid) for grid in grids}
-    if out is not None and len(failed) < len(scores):
-        for path in write_reports(out, scores, tables, groups):
-            log.info("%s", path)
-    return {grid: markdown_table(rows) for grid, rows in tables.items()}, len(failed)
+    cases = [score for score in scored if score.error is None]
+    groups = _groups(parts, [score.case for score in cases])
+    grids = list(cases[0].grids) if cases else []
+    return Evaluation(
+        metric,
+        cases,
+        [score for score in scored if score.error is not None],
+        groups,
+        {grid: summarise(cases, groups, grid=grid) for grid in grids},
+    )
 
 
-def read_splits(paths: Sequence[Path]) -> dict[str, list[str]]:
-    """Groups of cases: training and validation of one split, or the validation cases of each fold.
+def read_splits(paths: Iterable[Path]) -> list[Split]:
+    """Splits that training runs wrote, sorted by fold.
+
+    Args:
+        paths: `split.json` files, run folders that hold one, or folders of run folders. The same split
+            twice (a kidney and a tumor run of one fold) counts once.
 
     Raises:
-        ValueError: a file is no split.
+        ValueError: a file is no split, a fold comes with two splits, or two folds held out one case.
     """
-    groups: dict[str, list[str]] = {}
+    splits: list[Split] = []
     for path in paths:
-        try:
-            split = json.loads(path.read_text())
-            parts = {name: list(split[name]) for name in ("training", "validation")}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: no split.json of a training run ({error!r})") from error
-        if len(paths) == 1:
-            return parts
-        groups[f"fold {split['fold']}"] = parts["validation"]
-    return groups
+        for file in _split_files(path):
+            split = _read_split(file)
+            if split not in splits:
+                splits.append(split)
+    splits.sort(key=lambda split: split.fold)
+    if len(splits) > 1:
+        held_out: dict[str, int] = {}
+        for split in splits:
+            for name in split.validation:
+                if name in held_out:
+                    raise ValueError(
+                        f"fold {held_out[name]} and fold {split.fold} both held out case {name}. "
+                        "Give the splits of one cross-validation: one seed, each fold once"
+                    )
+                held_out[name] = split.fold
+    return splits
+
+
+def _split_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = [path / SPLIT] if (path / SPLIT).is_file() else sorted(path.glob(f"*/{SPLIT}"))
+    if not found:
+        raise ValueError(f"{path}: no {SPLIT} in it or one folder below. Name a training run's folder")
+    return found
+
+
+def _read_split(path: Path) -> Split:
+    try:
+        content = json.loads(path.read_text())
+        training, validation = (
+            tuple(case_name(Path(name)) for name in content[part]) for part in ("training", "validation")
+        )
+        return Split(int(content["fold"]), training, validation)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: no split of a training run ({error!r}). It wants fold, training and validation"
+        ) from error
+
+
+def _groups(splits: Sequence[Split], scored: Sequence[str]) -> dict[str, list[str]]:
+    """The scored cases by group; what a split names and nobody predicted is told."""
+    if len(splits) == 1:
+        wanted = {"training": splits[0].training, "validation": splits[0].validation}
+    else:
+        wanted = {f"fold {split.fold}": split.validation for split in splits}
+    groups = {}
+    for group, names in wanted.items():
+        groups[group] = [name for name in scored if name in set(names)]
+        if missing := len(set(names)) - len(groups[group]):
+            log.warning("%s: %d of its %d cases are not scored", group, missing, len(set(names)))
+    outside = set(scored).difference(*wanted.values())
+    if splits and outside:
+        log.warning("%d cases are in no split: they count in '%s' alone", len(outside), OVERALL)
+    return {**groups, OVERALL: list(scored)}
 
 
 def case_name(path: Path) -> str:
     """The name under which predictions and references meet."""
-    name = path.parent.name if path.name == SEGMENTATION else path.name
+    name = path.parent.name if path.name in (SEGMENTATION, KITS19_IMAGE) else path.name
     suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
     name = name.removesuffix(suffix).removesuffix(NNUNET_CHANNEL)
     for prefix in PREFIXES:
@@ -142,25 +217,51 @@ def case_name(path: Path) -> str:
     return name
 
 
-def find_label_maps(folder: Path) -> dict[str, Path]:
-    """All label maps under a folder by case name; in a KiTS19 case folder only its segmentation.
+def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
+    """All label maps under a folder by case name.
+
+    Args:
+        folder: KiTS19's case folders, or files in any of the layouts that inference writes.
+        images: KiTS19's `imaging.nii.gz` stands for its case; otherwise it is passed over.
 
     Raises:
-        ValueError: none is there, or two files are of one case.
+        ValueError: no such folder, nothing in it, or two files of one case.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder. Name a folder with label maps")
+    wanted = KITS19_IMAGE if images else SEGMENTATION
+    paths = list_images(folder)
+    case_folders = {path.parent for path in paths if path.name == wanted}
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or not path.is_file() or not path.name.endswith(SUFFIXES):
+    for path in paths:
+        if path.name in (KITS19_IMAGE, SEGMENTATION) and path.name != wanted:
             continue
-        if path.name != SEGMENTATION and (path.parent / SEGMENTATION).exists():
-            continue  # the image beside it
+        if path.name != wanted and not case_folders.isdisjoint(path.parents):
+            continue  # what KiTS21 and KiTS23 lay beside it
         name = case_name(path)
         if name in found:
             raise ValueError(f"{found[name]} and {path} are both case {name}. Keep one")
         found[name] = path
     if not found:
-        raise ValueError(f"{folder}: no label maps ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{folder}: no label maps ({', '.join(SUFFIXES)}). Name the folder that holds them")
+    return found
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files under a folder, sorted. Links are followed, hidden names passed over."""
+    names = glob.glob("**", root_dir=folder, recursive=True)  # noqa: PTH207  rglob follows no links
+    paths = (folder / name for name in names if name.endswith(SUFFIXES))
+    return sorted(path for path in paths if path.is_file())
+
+
+def _find_predictions(folder: Path, splits: Sequence[Split]) -> dict[str, Path]:
+    by_fold = [(split, folder / f"fold_{split.fold}") for split in splits]
+    if len(splits) < 2 or not any(subfolder.is_dir() for _, subfolder in by_fold):
+        return find_label_maps(folder)
+    found: dict[str, Path] = {}
+    for split, subfolder in by_fold:
+        maps = find_label_maps(subfolder)
+        found |= {name: maps[name] for name in split.validation if name in maps}
     return found
 
 
@@ -173,141 +274,103 @@ def score_case(
         case: its name.
         predicted, truth: the files.
         metric: whose numbers.
-        roi: score on this grid too; it lies around the reference's kidneys along z, where the scan is
-            longer, and around the image centre otherwise.
+        roi: score on this grid too, where `prepare` places it: around the image centre (the paper's way),
+            or around the reference's kidneys along z where the scan is longer. Both label maps are brought
+            there alike: a voxel has the highest label that more than half of it has.
     """
     try:
-        ours, theirs = read_ct(predicted), read_ct(truth)
+        ours, theirs = read_label_map(predicted), read_label_map(truth)
         if ours.native.shape != theirs.native.shape:
             raise CaseError(
                 f"{predicted}: shape {ours.native.shape}, the reference has {theirs.native.shape}. "
                 "Write label maps on the CT's own grid"
             )
     except CaseError as error:
-        return CaseScore(case, {}, {}, {}, str(error))
-    a, b = _stored(ours), _stored(theirs)
+        return CaseScore(case, error=str(error))
+    warnings = []
+    difference = affine_difference(ours.native, theirs.native)
+    if difference > AFFINE_TOLERANCE:
+        warnings.append(
+            f"{predicted}: its affine differs from the reference's by {difference:.3g} in all. Voxels are "
+            "compared as stored, which is what KiTS's scripts do"
+        )
     i, j, k = np.linalg.norm(ours.native.affine[:3, :3], axis=0).tolist()
-    spacing = (i, j, k)  # the prediction's, as officially
-    on_roi: dict[str, float] = {}
+    a, b = _crop(_stored(ours), _stored(theirs))
+    grids = {"native": _score(a, b, (i, j, k), metric)}  # the prediction's spacing, as in KiTS23
     if roi is not None:
         placed = place_around_kidneys(theirs, roi)
-        grids = [resample_labels(ct.hu, placed) for ct in (ours, theirs)]
-        on_roi = _score(grids[0], grids[1], (roi.spacing_mm,) * 3, metric)
-    official = score_kits19_official(a, b) if metric == "kits19" else {}
-    return CaseScore(case, _score(a, b, spacing, metric), on_roi, official)
-
-
-def _score(predicted: Labels, truth: Labels, spacing_mm: Vector, metric: Metric) -> dict[str, float]:
+        a_roi, b_roi = (
+            resample_labels(apply_orientation(_stored(ct), theirs.native.to_canonical), placed)
+            for ct in (ours, theirs)
+        )
+        grids["roi"] = _score(a_roi, b_roi, (roi.spacing_mm,) * 3, metric)
     if metric == "kits19":
-        return score_kits19(predicted, truth)
-    return score_regions(predicted, truth, spacing_mm)
+        grids["official"] = _with_average(score_kits19_official(a, b))
+    return CaseScore(case, grids, tuple(warnings))
+
+
+def read_label_map(path: Path, *, highest: int = HIGHEST_LABEL) -> Ct:
+    """A label map, its voxels rounded to whole numbers.
+
+    Raises:
+        CaseError: cannot be read, or holds values other than 0 … `highest`.
+    """
+    labels = read_ct(path)
+    low, high = int(labels.hu.min()), int(labels.hu.max())
+    if low < 0 or high > highest:
+        raise CaseError(
+            f"{path}: values from {low} to {high}, allowed are 0 to {highest}. Write 0 for background, 1 for "
+            "kidney, 2 for tumor"
+        )
+    return labels
+
+
+def affine_difference(a: NativeGrid, b: NativeGrid) -> float:
+    """Σ|ΔA| of KiTS23's checker."""
+    return float(np.abs(a.affine - b.affine).sum())
 
 
 def _stored(ct: Ct) -> NDArray[np.int16]:
     return apply_orientation(ct.hu, ct.native.from_canonical)
 
 
+def _crop(a: Labels, b: Labels) -> tuple[Labels, Labels]:
+    """Both without the background around them, which no score counts."""
+    labelled = (a > 0) | (b > 0)
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(labelled.any(axis=tuple(other for other in range(3) if other != axis)))
+        box.append(slice(found[0], found[-1] + 1) if found.size else slice(0, 1))
+    return a[tuple(box)], b[tuple(box)]
+
+
+def _score(predicted: Labels, truth: Labels, spacing_mm: Vector, metric: Metric) -> dict[str, float]:
+    if metric != "kits19":
+        return score_regions(predicted, truth, spacing_mm)
+    return _with_average(score_kits19(predicted, truth))
+
+
+def _with_average(scores: Scores) -> dict[str, float]:
+    """KiTS19's two scores and their mean."""
+    return {**scores, "average": sum(scores[name] for name in AVERAGED) / len(AVERAGED)}
+
+
 def summarise(
-    scores: Sequence[CaseScore], groups: Mapping[str, Sequence[str]], *, grid: str = "native"
+    cases: Sequence[CaseScore], groups: Mapping[str, Sequence[str]], *, grid: str = "native"
 ) -> list[Row]:
-    """Mean ± sd of every group, then of all cases. The paper's average is that of kidney and tumor."""
+    """Mean and standard deviation of each group that has cases."""
     rows = []
-    for group, names in (*groups.items(), (OVERALL, None)):
-        wanted = None if names is None else {case_name(Path(name)) for name in names}
-        values = [
-            getattr(s, grid) for s in scores if s.error is None and (wanted is None or s.case in wanted)
-        ]
+    for group, names in groups.items():
+        values = [score.grids[grid] for score in cases if score.case in set(names)]
         if not values:
             continue
-        table = {key: np.array([v[key] for v in values]) for key in values[0]}
-        if set(table) == {"kidney", "tumor"}:
-            table["average"] = (table["kidney"] + table["tumor"]) / 2
-        sd = {key: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for key, v in table.items()}
-        rows.append(Row(group, len(values), {key: float(v.mean()) for key, v in table.items()}, sd))
+        table = {key: np.array([value[key] for value in values]) for key in values[0]}
+        rows.append(
+            Row(
+                group,
+                len(values),
+                mean={key: float(v.mean()) for key, v in table.items()},
+                sd={key: float(v.std(ddof=1)) if len(v) > 1 else float("nan") for key, v in table.items()},
+            )
+        )
     return rows
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Table 1's form: a line a group, mean ± sd."""
-    if not rows:
-        return ""
-    keys = list(rows[0].mean)
-    lines = [f"| set | cases | {' | '.join(keys)} |", "|---|---|" + "---|" * len(keys)]
-    for row in rows:
-        cells = [f"{row.mean[key]:.3f} ± {row.sd[key]:.3f}" for key in keys]
-        lines.append(f"| {row.group} | {row.cases} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def write_reports(
-    out: Path,
-    scores: Sequence[CaseScore],
-    tables: Mapping[str, Sequence[Row]],
-    groups: Mapping[str, Sequence[str]],
-) -> list[Path]:
-    """The JSON report, and beside it the cases as CSV, the tables as Markdown and a plot as PNG.
-
-    Args:
-        out: the JSON file; the others have its name with another suffix.
-        scores: all cases.
-        tables: by grid ("native", "roi").
-        groups: for the plot.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "tables": {grid: [asdict(row) for row in rows] for grid, rows in tables.items()},
-        "cases": [asdict(score) for score in scores],
-    }
-    out.write_text(json.dumps(_finite(content), indent=1) + "\n")
-    whole = [score for score in scores if score.error is None]
-    with out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        columns = [(grid, key) for grid in ("native", "roi", "official") for key in (getattr(whole[0], grid))]
-        writer.writerow(["case", *(f"{grid}_{key}" for grid, key in columns)])
-        for score in whole:
-            writer.writerow([score.case, *(getattr(score, grid)[key] for grid, key in columns)])
-    texts = [f"## {GRID_TITLES[grid]}\n\n{markdown_table(rows)}\n" for grid, rows in tables.items()]
-    out.with_suffix(".md").write_text("\n".join(texts), encoding="utf-8")
-    _plot(out.with_suffix(".png"), whole, groups)
-    return [out, *(out.with_suffix(suffix) for suffix in (".csv", ".md", ".png"))]
-
-
-def _finite(value: object) -> object:
-    """NaN is no JSON: null takes its place."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _plot(path: Path, scores: Sequence[CaseScore], groups: Mapping[str, Sequence[str]]) -> None:
-    """Boxes of every score, one panel a group, each case a dot, the worst ones named."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    members = {name: {case_name(Path(n)) for n in names} for name, names in groups.items()}
-    panels = {name: [s for s in scores if s.case in wanted] for name, wanted in members.items()}
-    panels = {name: found for name, found in (*panels.items(), (OVERALL, list(scores))) if found}
-    keys = list(scores[0].native)
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=((1.1 * len(keys) + 1.6) * len(panels), 4.5), sharey=True, squeeze=False
-    )
-    for axis, (name, found) in zip(axes[0], panels.items(), strict=True):
-        for i, key in enumerate(keys):
-            values = np.array([s.native[key] for s in found])
-            axis.boxplot(values, positions=[i], widths=0.5, showfliers=False)
-            spread = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
-            axis.plot(i + spread, values, ".", alpha=0.5, markersize=4)
-            for worst in np.argsort(values, kind="stable")[: min(WORST_NAMED, len(values) // 2)]:
-                axis.annotate(found[worst].case, (i + spread[worst], values[worst]), fontsize=6)
-        axis.set_xticks(range(len(keys)), [key.replace("_", "\n") for key in keys], fontsize=7)
-        axis.set_title(f"{name} ({len(found)} cases)", fontsize=9)
-        axis.set_ylim(-0.02, 1.02)
-        axis.grid(axis="y", alpha=0.3)
-    axes[0][0].set_ylabel("score on the native grid")
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -1,7 +1,8 @@
 """The challenges' metrics on two label maps in one array order. No file is read here.
 
-KiTS19 scores kidney ∪ tumor and tumor by Dice; KiTS21 and KiTS23 score three nested regions by Dice and by
-surface Dice at a tolerance (their `configuration/labels.py`, the same in both).
+KiTS19 scores kidney ∪ tumor and tumor by Dice (`starter_code/evaluation.py`); KiTS21 and KiTS23 score three
+nested regions by Dice and by surface Dice at a tolerance (`evaluation/metrics.py` and
+`configuration/labels.py`, the same in both).
 """
 
 from collections.abc import Mapping
@@ -10,13 +11,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
 from inference.preprocess import Vector
 
 Metric = Literal["kits19", "kits21", "kits23"]
 Labels = NDArray[np.integer]
 """0 background, 1 kidney, 2 tumor, 3 cyst (KiTS21 and KiTS23 alone)."""
+HIGHEST_LABEL = 3
+TUMOR = 2
 REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {"kidney_and_masses": (1, 2, 3), "masses": (2, 3), "tumor": (2,)}
 )
@@ -39,7 +41,16 @@ def dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 def surface_dice(
     predicted: NDArray[np.bool_], truth: NDArray[np.bool_], spacing_mm: Vector, tolerance_mm: float
 ) -> float:
-    """Share of both surfaces that lies within the tolerance of the other; both empty 1, one empty 0."""
+    """Share of both surfaces that lies within the tolerance of the other; both empty 1, one empty 0.
+
+    Args:
+        predicted, truth: masks of one shape.
+        spacing_mm: of the arrays' axes.
+        tolerance_mm: largest distance that counts as none.
+    """
+    # only here: Dice alone asks for no more than requirements.txt has
+    from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
+
     if not predicted.any() or not truth.any():
         return float(predicted.any() == truth.any())
     distances = compute_surface_distances(truth, predicted, spacing_mm)
@@ -47,20 +58,23 @@ def surface_dice(
 
 
 def score_kits19(predicted: Labels, truth: Labels) -> dict[str, float]:
-    """Dice of kidney ∪ tumor and of tumor, where tumor is label 2 alone and an empty pair scores 1."""
+    """Dice of kidney ∪ tumor and of tumor, where an empty pair scores 1.
+
+    Label 3 is kidney and no tumor: KiTS19's kidneys hold their cysts.
+    """
     return {
         "kidney": dice(predicted > 0, truth > 0),
-        "tumor": dice(predicted == 2, truth == 2),
+        "tumor": dice(predicted == TUMOR, truth == TUMOR),
     }
 
 
 def score_kits19_official(predicted: Labels, truth: Labels) -> dict[str, float]:
-    """What KiTS19's `starter_code/evaluation.py` gives: label 3 is tumor, and an empty pair scores NaN."""
+    """What KiTS19's own script gives: label 3 is tumor, and an empty pair scores NaN (NumPy's 0 / 0)."""
     scores = {}
     for name, above in (("kidney", 0), ("tumor", 1)):
         a, b = predicted > above, truth > above
-        total = int(a.sum()) + int(b.sum())
-        scores[name] = 2 * int((a & b).sum()) / total if total else float("nan")
+        is_empty = not a.any() and not b.any()
+        scores[name] = float("nan") if is_empty else dice(a, b)
     return scores
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from inference.cases import Case
 from tests.harness.engine import Run
-from tests.harness.score import score
+from training.metrics import dice, score_kits19
 
 Reason = Literal[
     "time", "memory", "network", "crash",  # the run
@@ -75,7 +75,8 @@ def check_outputs(
             fault of its own.
 
     Returns:
-        The findings, and (kidney, tumor) Dice by case; 0 for a case without a usable label map.
+        The findings, and (kidney, tumor) Dice by case, as `evaluate --metric kits19` has them; 0 for a case
+        without a usable label map. One with label 3, which KiTS19's own script counts as tumor, is none.
     """
     findings: list[Finding] = []
     scores = dict.fromkeys((case.name for case in cases), FAILED_SCORE)
@@ -121,7 +122,7 @@ def _check_label_map(
         findings.append(Finding("affine", f"{name}: its affine differs by {difference:.3g}"))
     if findings:
         return findings, FAILED_SCORE
-    kidney, tumor = score(predicted, true)
+    kidney, tumor = score_kits19(predicted, true).values()
     axes, gain = _best_flip(predicted, true, kidney)
     if gain >= FLIP_GAIN:
         text = f"{name}: kidney Dice {kidney:.3f}, mirrored along axes {axes} {kidney + gain:.3f}"
@@ -131,8 +132,9 @@ def _check_label_map(
 
 def _best_flip(predicted: NDArray, true: NDArray, kidney: float) -> tuple[tuple[int, ...], float]:
     flips = [axes for n in (1, 2, 3) for axes in itertools.combinations(range(3), n)]
-    best = max(flips, key=lambda axes: score(np.flip(predicted, axes), true)[0])
-    return best, score(np.flip(predicted, best), true)[0] - kidney
+    gains = {axes: dice(np.flip(predicted > 0, axes), true > 0) - kidney for axes in flips}
+    best = max(gains, key=gains.__getitem__)
+    return best, gains[best]
 
 
 def _read(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
