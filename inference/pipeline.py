@@ -146,6 +146,9 @@ def run_cases(
         def read_ahead(index: int) -> Future[Ct] | None:
             return reader.submit(_read, *waiting[index]) if index < len(waiting) else None
 
+        # a signal while a thread is started leaves it unknown to its executor, which then does not wait for
+        # it: the writer's is started before it has a case in hand
+        writer.submit(int).result()
         reading = read_ahead(0)
         writing: Future[None] | None = None
         for index, (case, report) in enumerate(waiting):
