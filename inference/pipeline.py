@@ -31,6 +31,7 @@ from inference.preprocess import Roi, extract_roi, place_roi
 from inference.preview import write_preview
 from inference.report import CaseReport
 from inference.staging import sweep
+from inference.volume import check_hounsfield
 
 log = logging.getLogger("inference")
 
@@ -202,6 +203,7 @@ def _segment(
 def _read(case: Case, report: CaseReport) -> Ct:
     with report.timed("read"):
         ct = read_ct(case.source)
+        check_hounsfield(case.source, ct.hu)
     report.warnings.extend(ct.warnings)
     return ct
 

@@ -528,13 +528,18 @@ def _far_offset(scene: Scene) -> None:
     patch(put(scene), VOX_OFFSET, 1e9, "<f4")
 
 
+kind("headers", "voxels said to begin at infinity", "fails", "cannot be read")(
+    lambda s: patch(put(s), VOX_OFFSET, np.inf, "<f4")
+)
+
+
 def _srow(scene: Scene, row: list[float]) -> None:
     patch(put(scene), SROW_X, row, "<f4")
 
 
 kind("headers", "NaN in the sform", "fails", "is not usable")(lambda s: _srow(s, [np.nan, 0, -2.5, 0]))
 kind("headers", "infinity in the sform", "fails", "is not usable")(lambda s: _srow(s, [0, 0, -np.inf, 0]))
-kind("headers", "infinite origin", "fails", "is not usable")(lambda s: _srow(s, [0, 0, -2.5, np.inf]))
+kind("headers", "infinite origin", "fails", "origin is not finite")(lambda s: _srow(s, [0, 0, -2.5, np.inf]))
 kind("headers", "singular affine (a column of zeros)", "fails", "is not usable")(
     lambda s: _srow(s, [0, 0, 0, 0])
 )
@@ -768,21 +773,21 @@ kind("voxels", "some infinite", "warned", "are NaN or infinite; taken as air")(
 kind("voxels", "constant", "warned", "the scan is empty")(
     lambda s: put(s, hu=np.zeros(abdomen().shape, dtype=np.int16), wanted=False)
 )
-kind("voxels", "0 to 1", "warned", "no Hounsfield units")(
+kind("voxels", "0 to 1", "fails", "no Hounsfield units")(
     lambda s: put(s, hu=_scaled(abdomen()), wanted=False)
 )
-kind("voxels", "0 to 255", "warned", "no Hounsfield units")(
+kind("voxels", "0 to 255", "fails", "no Hounsfield units")(
     lambda s: put(s, hu=(_scaled(abdomen()) * 255).astype(np.uint8), wanted=False)
 )
-kind("voxels", "unsigned with +1024", "warned", "no Hounsfield units")(
+kind("voxels", "unsigned with +1024", "fails", "no Hounsfield units")(
     lambda s: put(s, hu=(abdomen() + 1024).astype(np.uint16), wanted=False)
 )
-kind("voxels", "MR", "warned", "no Hounsfield units")(
+kind("voxels", "MR", "fails", "no Hounsfield units")(
     lambda s: put(
         s, hu=np.random.default_rng(0).integers(0, 1500, abdomen().shape, dtype=np.int16), wanted=False
     )
 )
-kind("voxels", "a label map among the CTs", "warned", "no Hounsfield units")(
+kind("voxels", "a label map among the CTs", "fails", "no Hounsfield units")(
     lambda s: put(s, hu=(abdomen() >= KIDNEY_HU).astype(np.uint8), wanted=False)
 )
 kind("voxels", "padding of -3024", "map")(lambda s: put(s, hu=_padded(-3024)))
