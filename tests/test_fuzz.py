@@ -30,41 +30,29 @@ def test_a_share_of_the_fuzz() -> None:
         assert sum(n for name, n in counts.items() if name.endswith(f": {outcome}")) > 40
 
 
-INT16 = st.sampled_from([2, 3, 4, 1, 0]) | st.integers(-(2**15), 2**15 - 1)
-FLOAT32 = st.sampled_from([1.0, 0.0, -3.0]) | st.floats(width=32)
-HEADER = st.fixed_dictionaries(
-    {
-        "dim": st.tuples(st.just(3) | INT16, *[INT16] * 7),
-        "pixdim": st.tuples(*[FLOAT32] * 8),
-        "datatype": st.sampled_from([4, 2, 16, 64, 512]) | INT16,
-        "vox_offset": st.just(352.0) | FLOAT32,
-        "scl_slope": FLOAT32,
-        "scl_inter": FLOAT32,
-        "xyzt_units": st.integers(0, 255),
-        "qform_code": st.sampled_from([0, 1]) | INT16,
-        "sform_code": st.sampled_from([0, 1]) | INT16,
-        "quatern_b": FLOAT32,
-        "quatern_c": FLOAT32,
-        "quatern_d": FLOAT32,
-        "srow_x": st.just((0, 0, -2.5, 0)) | st.tuples(*[FLOAT32] * 4),
-        "srow_y": st.just((0, -3, 0, 0)) | st.tuples(*[FLOAT32] * 4),
-        "srow_z": st.just((5, 0, 0, 0)) | st.tuples(*[FLOAT32] * 4),
-    }
+INT16 = st.sampled_from([-1, 0, 1, 2, 3, 4, 512]) | st.integers(-(2**15), 2**15 - 1)
+FLOAT32 = st.sampled_from([0.0, -3.0, 352.0]) | st.floats(width=32)
+CHANGES = st.one_of(
+    *(st.tuples(st.just(name), INT16) for name in ("datatype", "qform_code", "sform_code", "xyzt_units")),
+    *(st.tuples(st.just(name), FLOAT32) for name in ("vox_offset", "scl_slope", "scl_inter", "quatern_b")),
+    *(st.tuples(st.just(name), st.tuples(*[FLOAT32] * 4)) for name in ("srow_x", "srow_y", "srow_z")),
+    st.tuples(st.just("pixdim"), st.tuples(*[FLOAT32] * 8)),
+    st.tuples(st.just("dim"), st.tuples(*[INT16] * 8)),
 )
 
 
 @settings(max_examples=400)
-@given(fields=HEADER, body=st.binary(max_size=200), is_big_endian=st.booleans())
-def test_any_nifti_header_is_read_or_refused(
-    fields: dict[str, Any], body: bytes, is_big_endian: bool
-) -> None:
+@given(changes=st.lists(CHANGES, max_size=3), is_big_endian=st.booleans())
+def test_any_nifti_header_is_read_or_refused(changes: list[tuple[str, Any]], is_big_endian: bool) -> None:
     """A property: whatever a header's fields say, the answer is a CT or one line that names the file."""
-    header = nib.Nifti1Header(endianness=">" if is_big_endian else "<", check=False)
-    header["magic"] = b"n+1"
+    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    header = nib.Nifti1Image(values, np.diag([2.5, 3.0, 5.0, 1.0])).header
+    header["magic"], header["vox_offset"] = b"n+1", 352
     with np.errstate(all="ignore"):
-        for name, value in fields.items():
-            header[name] = value
+        for name, value in changes:
+            header[name] = np.asarray(value).astype(header[name].dtype)
+    header = header.as_byteswapped(">" if is_big_endian else "<")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ct.nii"
-        path.write_bytes(header.binaryblock + bytes(4) + body)
+        path.write_bytes(header.binaryblock + bytes(4) + values.tobytes())
         check(path)
