@@ -21,6 +21,7 @@ usage() {
 ./run.sh harness IMAGE... [options] run images as an organiser does; check and score what they write
 ./run.sh test [pytest options]      run the tests
 ./run.sh sbom FILE                  the image's Python packages as CycloneDX JSON
+./run.sh audit                      known vulnerabilities of these packages (asks pypi.org)
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
 ./run.sh evaluate PREDICTED TRUTH   score label maps: the paper's table, KiTS's metrics; check a submission
 ./run.sh benchmark [TABLE] [options]   times and memory: tables, JSON and plots; --help lists the tables
@@ -74,6 +75,12 @@ folders() { # input and output as absolute paths, the output made
   [ -d "$1" ] || die "$1: no such folder"
   mkdir -p "$2"
   IN=$(cd "$1" && pwd) OUT=$(cd "$2" && pwd)
+}
+
+packages() { # what Python has in the image, a line each
+  "$DOCKER" run --rm --network none --entrypoint python "$IMAGE" -c '
+from importlib.metadata import distributions
+print(*sorted({f"{d.name}=={d.version}" for d in distributions()}), sep="\n")'
 }
 
 case "${1:-demo}" in
@@ -143,10 +150,14 @@ case "${1:-demo}" in
     shift
     [ $# -eq 1 ] || die "give a file to write"
     set_up requirements.txt tests/requirements.txt training/requirements.txt
-    "$DOCKER" run --rm --network none --entrypoint python "$IMAGE" -c '
-from importlib.metadata import distributions
-print(*sorted({f"{d.name}=={d.version}" for d in distributions()}), sep="\n")' |
-      "$VENV/bin/cyclonedx-py" requirements --output-reproducible --of JSON -o "$1" -
+    packages | "$VENV/bin/cyclonedx-py" requirements --output-reproducible --of JSON -o "$1" -
+    ;;
+  audit)
+    VENV=$VENV-audit # small, and apart from what it audits
+    set_up tests/audit-requirements.txt
+    # PyPI knows 2.13.0+cpu as 2.13.0; --strict: a package that could not be audited is no success
+    packages | sed 's/+.*//' |
+      "$VENV/bin/pip-audit" --strict --no-deps --disable-pip --progress-spinner off -r /dev/stdin
     ;;
   geometry)
     shift

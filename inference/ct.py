@@ -34,7 +34,10 @@ __all__ = [
 ]
 
 SUFFIXES = nifti.SUFFIXES + itk.SUFFIXES
-BAD_FILE_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, RuntimeError)
+BAD_FILE_ERRORS = (
+    *(ImageFileError, HeaderDataError, OSError, EOFError, zlib.error),
+    *(ValueError, OverflowError, RuntimeError),
+)
 """What nibabel, zlib and SimpleITK (a RuntimeError, always) raise for a file that they cannot read."""
 
 

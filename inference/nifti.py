@@ -86,10 +86,18 @@ def _load(file: BinaryIO) -> Any:
     head = file.read(nib.Nifti2Header.sizeof_hdr)
     for kind in (nib.Nifti1Image, nib.Nifti2Image):
         if kind.header_class.may_contain_header(head):
+            _check_spacing(kind.header_class, head)
             file.seek(0)
             stream: Any = _Stream(file)
             return kind.from_stream(stream)
     raise ValueError("no NIfTI header")
+
+
+def _check_spacing(kind: Any, head: bytes) -> None:
+    """Without an sform the spacing is pixdim's, where nibabel would take 1 mm for 0."""
+    header = kind(head[: kind.sizeof_hdr], check=False)
+    if header["sform_code"] <= 0 and 0 in header["pixdim"][1:4]:
+        raise ValueError("its header gives a voxel spacing of 0")
 
 
 def _read_stream(path: Path, image: Any) -> Ct:

@@ -31,6 +31,7 @@ from inference.preprocess import Roi, extract_roi, place_roi
 from inference.preview import write_preview
 from inference.report import CaseReport
 from inference.staging import sweep
+from inference.volume import check_hounsfield
 
 log = logging.getLogger("inference")
 
@@ -146,6 +147,9 @@ def run_cases(
         def read_ahead(index: int) -> Future[Ct] | None:
             return reader.submit(_read, *waiting[index]) if index < len(waiting) else None
 
+        # a signal while a thread is started leaves it unknown to its executor, which then does not wait for
+        # it: the writer's is started before it has a case in hand
+        writer.submit(int).result()
         reading = read_ahead(0)
         writing: Future[None] | None = None
         for index, (case, report) in enumerate(waiting):
@@ -199,6 +203,7 @@ def _segment(
 def _read(case: Case, report: CaseReport) -> Ct:
     with report.timed("read"):
         ct = read_ct(case.source)
+        check_hounsfield(case.source, ct.hu)
     report.warnings.extend(ct.warnings)
     return ct
 

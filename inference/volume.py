@@ -148,12 +148,25 @@ def checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float6
     """The affine; a `CaseError` where its spacing or its angles cannot be right."""
     columns = np.asarray(affine, dtype=np.float64)[:3, :3]
     spacing = np.linalg.norm(columns, axis=0)
-    if not np.isfinite(affine).all() or spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:
+    if np.isfinite(columns).all() and not np.isfinite(affine).all():
+        raise CaseError(f"{path}: its origin is not finite. Correct the header")
+    if not np.isfinite(columns).all() or spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:
         raise CaseError(f"{path}: voxel spacing {spacing.tolist()} mm is not usable. Correct the header")
     cosines = np.abs((columns / spacing).T @ (columns / spacing) - np.eye(3)).max()
     if cosines > MAX_SHEAR_COSINE:
         raise CaseError(f"{path}: its axes are not at right angles. Resample it on a straight grid first")
     return np.asarray(affine, dtype=np.float64)
+
+
+def check_hounsfield(path: Path, hu: NDArray[np.int16]) -> None:
+    """Refuse an image that can be no CT in HU: it varies, and yet holds neither air nor fat.
+
+    Raises:
+        CaseError: no voxel is below 0.
+    """
+    low, high = int(hu.min()), int(hu.max())
+    if low >= 0 and low != high:
+        raise CaseError(f"{path}: values run from {low} to {high}: no Hounsfield units. Convert it to HU")
 
 
 def voxel_warnings(hu: NDArray[np.int16], not_finite: int) -> tuple[str, ...]:

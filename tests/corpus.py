@@ -33,6 +33,7 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
@@ -527,13 +528,18 @@ def _far_offset(scene: Scene) -> None:
     patch(put(scene), VOX_OFFSET, 1e9, "<f4")
 
 
+kind("headers", "voxels said to begin at infinity", "fails", "cannot be read")(
+    lambda s: patch(put(s), VOX_OFFSET, np.inf, "<f4")
+)
+
+
 def _srow(scene: Scene, row: list[float]) -> None:
     patch(put(scene), SROW_X, row, "<f4")
 
 
 kind("headers", "NaN in the sform", "fails", "is not usable")(lambda s: _srow(s, [np.nan, 0, -2.5, 0]))
 kind("headers", "infinity in the sform", "fails", "is not usable")(lambda s: _srow(s, [0, 0, -np.inf, 0]))
-kind("headers", "infinite origin", "fails", "is not usable")(lambda s: _srow(s, [0, 0, -2.5, np.inf]))
+kind("headers", "infinite origin", "fails", "origin is not finite")(lambda s: _srow(s, [0, 0, -2.5, np.inf]))
 kind("headers", "singular affine (a column of zeros)", "fails", "is not usable")(
     lambda s: _srow(s, [0, 0, 0, 0])
 )
@@ -548,6 +554,18 @@ def _parallel(scene: Scene) -> None:
     affine = AFFINE.copy()
     affine[:3, 1] = affine[:3, 2]
     patch(put(scene), SROW_X, affine[:3], "<f4")
+
+
+def _pixdim(scene: Scene, spacing_mm: float) -> None:
+    """The qform alone, which takes its spacing from pixdim."""
+    _forms(scene, AFFINE, None)
+    patch(scene.inputs / "odd.nii", PIXDIM + 4, [spacing_mm], "<f4")
+
+
+kind("headers", "zero spacing (.nii)", "fails", "a voxel spacing of 0")(lambda s: _pixdim(s, 0))
+kind("headers", "NaN spacing (.nii)", "fails", "is not usable")(lambda s: _pixdim(s, np.nan))
+kind("headers", "infinite spacing (.nii)", "fails", "is not usable")(lambda s: _pixdim(s, np.inf))
+kind("headers", "negative spacing (.nii)", "map")(lambda s: _pixdim(s, -ABDOMEN_SPACING_MM[0]))
 
 
 @kind("headers", "zero spacing (.mha)", "fails")
@@ -684,6 +702,13 @@ def _short_mha(scene: Scene) -> None:
     edit(path, old + b"\n", b"")
 
 
+@kind("headers", "compressed .mhd, its .zraw with one bit flipped", "fails", "cannot be read")
+def _damaged_zraw(scene: Scene) -> None:
+    put_itk(scene, "odd.mhd", compressed=True)
+    path = scene.inputs / "odd.zraw"
+    patch(path, path.stat().st_size // 2, path.read_bytes()[path.stat().st_size // 2] ^ 4, "u1")
+
+
 @kind("headers", "compressed .nrrd, damaged", "fails", "cannot be read")
 def _damaged_nrrd(scene: Scene) -> None:
     path = put_itk(scene, "odd.nrrd", compressed=True)
@@ -748,19 +773,22 @@ kind("voxels", "some infinite", "warned", "are NaN or infinite; taken as air")(
 kind("voxels", "constant", "warned", "the scan is empty")(
     lambda s: put(s, hu=np.zeros(abdomen().shape, dtype=np.int16), wanted=False)
 )
-kind("voxels", "0 to 1", "warned", "no Hounsfield units")(
+kind("voxels", "0 to 1", "fails", "no Hounsfield units")(
     lambda s: put(s, hu=_scaled(abdomen()), wanted=False)
 )
-kind("voxels", "0 to 255", "warned", "no Hounsfield units")(
+kind("voxels", "0 to 255", "fails", "no Hounsfield units")(
     lambda s: put(s, hu=(_scaled(abdomen()) * 255).astype(np.uint8), wanted=False)
 )
-kind("voxels", "unsigned with +1024", "warned", "no Hounsfield units")(
+kind("voxels", "unsigned with +1024", "fails", "no Hounsfield units")(
     lambda s: put(s, hu=(abdomen() + 1024).astype(np.uint16), wanted=False)
 )
-kind("voxels", "MR", "warned", "no Hounsfield units")(
+kind("voxels", "MR", "fails", "no Hounsfield units")(
     lambda s: put(
         s, hu=np.random.default_rng(0).integers(0, 1500, abdomen().shape, dtype=np.int16), wanted=False
     )
+)
+kind("voxels", "a label map among the CTs", "fails", "no Hounsfield units")(
+    lambda s: put(s, hu=(abdomen() >= KIDNEY_HU).astype(np.uint8), wanted=False)
 )
 kind("voxels", "padding of -3024", "map")(lambda s: put(s, hu=_padded(-3024)))
 kind("voxels", "padding of -2048", "map")(lambda s: put(s, hu=_padded(-2048)))
@@ -786,6 +814,9 @@ def _uint16(scene: Scene) -> None:
 
 kind("patients", "mirrored (left-handed axes)", "map")(
     lambda s: put(s, hu=abdomen()[:, :, ::-1].copy(), affine=AFFINE @ np.diag([1, 1, -1, 1]))
+)
+kind("patients", "organs on the other side (the same axes)", "map")(
+    lambda s: put(s, hu=abdomen()[:, :, ::-1].copy())
 )
 kind("patients", "feet first", "map")(
     lambda s: put(s, hu=abdomen()[::-1].copy(), affine=AFFINE @ np.diag([-1, 1, 1, 1]))
@@ -862,6 +893,16 @@ def _no_kidney(scene: Scene) -> None:
 kind("DICOM", "one series", "map")(lambda s: put_series(s))
 kind("DICOM", "JPEG 2000", "map")(lambda s: put_series(s, compressor="JPEG2000"))
 kind("DICOM", "lossless JPEG", "map")(lambda s: put_series(s, compressor="JPEG"))
+
+
+for transfer_syntax in ("RLELossless", "JPEGLSLossless"):
+
+    @kind("DICOM", transfer_syntax, "map")
+    def _transcoded(scene: Scene, transfer_syntax: str = transfer_syntax) -> None:
+        for file in put_series(scene).iterdir():
+            dataset = pydicom.dcmread(file)
+            dataset.compress(getattr(pydicom.uid, transfer_syntax), encoding_plugin="")
+            dataset.save_as(file)
 
 
 @kind("DICOM", "transfer syntax that nobody knows", "fails", "cannot be read")

@@ -126,9 +126,11 @@ def run(folder: Path, *, kills: int, seed: int = 0) -> Counter[str]:
         assert "Traceback" not in text, text
         found = contents(output) if output.exists() else {}
         assert found.items() <= whole.items(), f"{number.name} left other files: {sorted(found)}"
-        if code != 0:  # else it had been faster than the signal
+        if code != 0:
             assert code in (-number, 128 + number), f"{number.name} ended with {code}: {text}"
             counts[f"{number.name} after {sum('previews' not in name for name in found)} of {N_CASES}"] += 1
+        else:
+            seconds *= 0.8  # other processes had slowed the undisturbed run down
         if found == whole or sum(counts.values()) == kills:
             assert finish(start(arguments(output), log)) == 0, log.read_text()
             assert contents(output) == whole

@@ -166,6 +166,18 @@ def test_full_disk_and_no_folder_for_temporary_files(image: str, tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
+def test_no_folder_for_temporary_files_at_all(image: str, tmp_path: Path) -> None:
+    source, weights, output = tmp_path / "in", write_weights(tmp_path / "weights"), tmp_path / "out"
+    output.mkdir()
+    (path,) = save_abdomens(source, 1)
+    mounts = ["-v", f"{source}:/input:ro", "-v", f"{weights}:/opt/ml/model:ro", "-v", f"{output}:/output"]
+    script = "rmdir /tmp /var/tmp && python -m inference"  # only root may: its root is not read-only here
+    command = [DOCKER, "run", "--rm", "--network", "none", "--user", "0:0", "--entrypoint", "sh", *mounts]
+    done = subprocess.run([*command, image, "-c", script], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert files_under(output) == [path.name]
+
+
 def test_sbom_names_what_is_in_the_image(image: str, tmp_path: Path) -> None:
     file = tmp_path / "sbom.json"
     subprocess.run(["./run.sh", "sbom", str(file)], cwd=ROOT, env={**os.environ, "IMAGE": image}, check=True)

@@ -101,6 +101,23 @@ def test_save_without_an_engine_ends_with_2_and_writes_nothing(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_audit_asks_about_the_images_packages_and_passes_its_answer_on(tmp_path: Path) -> None:
+    engine, auditor = tmp_path / "engine", tmp_path / "venv-audit" / "bin" / "pip-audit"
+    engine.write_text("#!/bin/sh\necho click==8.5.1; echo torch==2.13.0+cpu\n")
+    auditor.parent.mkdir(parents=True)
+    auditor.write_text('#!/bin/sh\necho "$@"; cat; exit 1\n')
+    for file in (engine, auditor):
+        file.chmod(0o755)
+    known = tmp_path / "venv-audit" / "installed" / "tests" / "audit-requirements.txt"
+    known.parent.mkdir(parents=True)
+    known.write_bytes((ROOT / "tests" / "audit-requirements.txt").read_bytes())  # nothing to install
+    done = _run("audit", DOCKER=str(engine), VENV=str(tmp_path / "venv"))
+    assert done.returncode == 1, done.stderr
+    options, *packages = done.stdout.splitlines()
+    assert "--strict" in options.split()
+    assert packages == ["click==8.5.1", "torch==2.13.0"]
+
+
 def test_save_leaves_no_half_written_file(tmp_path: Path) -> None:
     engine = tmp_path / "engine"  # builds, then fails while it saves
     engine.write_text('#!/bin/sh\nif [ "$1" = save ]; then echo half of it; exit 1; fi\n')
