@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from inference.preprocess import RoiSpec
-from training.config import PRESETS, Precision
+from training.config import PRESETS, Precision, TrainConfig
 from training.metrics import Metric
 
 log = logging.getLogger("training")
@@ -66,7 +66,7 @@ def prepare_command(data: Path, cache: Path, processes: int, normalisation: str)
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
 @click.option("--fold", callback=_parse_fold, default="0/10", show_default=True, metavar="K/10",
               help="Which tenth of the cases is held out, K from 0 to 9.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), help="[default: the preset's]")
 @click.option("--max-steps", type=click.IntRange(min=1), default=None,
               help="Planned steps, which the learning rate follows.  [default: the preset's]")  # fmt: skip
 @click.option("--max-minutes", type=float, default=0.0,
@@ -86,7 +86,7 @@ def prepare_command(data: Path, cache: Path, processes: int, normalisation: str)
 def train_command(
     preset: str,
     cache: Path | None,
-    seed: int,
+    seed: int | None,
     max_steps: int | None,
     precision: Precision | None,
     checkpoint_activations: bool,
@@ -100,7 +100,9 @@ def train_command(
 
     if threads:
         torch.set_num_threads(threads)
-    config = replace(PRESETS[preset], seed=seed)
+    config = PRESETS[preset]
+    if seed is not None:
+        config = replace(config, seed=seed)
     if precision:
         config = replace(config, precision=precision)
     if checkpoint_activations:
@@ -151,7 +153,7 @@ def synthesize_command(
     try:
         names = cached_names(labels) if labels else []
         if fold is not None:
-            names = split_cases(names, fold=fold, seed=seed)[1]
+            names = split_cases(names, fold=fold, seed=TrainConfig.split_seed)[1]
         maps = list(load_label_maps(labels, names)) if labels else []
     except ValueError as error:
         log.error("%s", error)

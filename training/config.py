@@ -124,6 +124,7 @@ class TrainConfig:
             stops early. `max_epochs` × `steps_per_epoch` is the plan that the learning rate follows.
         fresh_head: the last convolution is drawn anew, with a bias that starts at rare foreground.
         head_bias: that bias.
+        split_seed: of the folds. `seed` may differ along a chain of runs; the cases held out may not.
     """
 
     stage: Stage = "kidney"
@@ -145,6 +146,7 @@ class TrainConfig:
     fresh_head: bool = False
     head_bias: float = -1.0
     seed: int = 0
+    split_seed: int = 0
 
     @property
     def shape_vox(self) -> Shape:
@@ -189,6 +191,7 @@ _KIDNEY_2MM = replace(
 _KIDNEY_4MM_AGAIN = replace(
     _KIDNEY_4MM, max_epochs=8, optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3, warmup_steps=50)
 )
+_KIDNEY_4MM_LONGER = replace(_KIDNEY_4MM_AGAIN, max_epochs=12, seed=1)  # other patients than the round before
 _TUMOR_4MM = replace(
     _KIDNEY_4MM,
     stage="tumor",
@@ -231,6 +234,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         # the chain of the shipped weights: coarse to fine, on synthetic CTs
         "kidney-4mm": _KIDNEY_4MM,
         "kidney-4mm-again": _KIDNEY_4MM_AGAIN,
+        "kidney-4mm-longer": _KIDNEY_4MM_LONGER,
         "tumor-4mm": _TUMOR_4MM,
         "tumor-4mm-again": _TUMOR_4MM_AGAIN,
         "kidney-2mm": _KIDNEY_2MM,

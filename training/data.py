@@ -482,7 +482,7 @@ class Patients(lightning.LightningDataModule):
         super().__init__()
         self.config, self.cache, self.workers = config, cache, workers
         names = cached_names(cache) if cache else []
-        self.training_names, self.validation_names = split_cases(names, fold=fold, seed=config.seed)
+        self.training_names, self.validation_names = split_cases(names, fold=fold, seed=config.split_seed)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Fresh samples in every epoch."""

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inference.preprocess import RoiSpec
-from inference.weights import CHECKSUMS, WeightsMetadata, load_weights
+from inference.weights import CHECKSUMS, Stage, WeightsMetadata, load_weights
 from training.config import PRESETS
 from training.module import VALIDATION_DSC
 from training.prepare import prepare
 from training.train import RunOptions, train
 
 log = logging.getLogger("training")
-SHIPPED_CHAIN = ("kidney-4mm", "kidney-4mm-again", "tumor-4mm")
+SHIPPED_CHAIN = ("kidney-4mm", "kidney-4mm-again", "tumor-4mm", "tumor-4mm-again", "kidney-4mm-longer")
+"""Each goes on from its stage's network before it; the first tumor network from the kidney's of that moment."""
 TINY_CHAIN = ("tiny-kidney", "tiny-tumor")
 TOLERANCE = 0.01
 """Validation DSC may differ this much from the shipped weights': other hardware adds in another order."""
@@ -51,9 +52,9 @@ def reproduce(
     Args:
         labels: KiTS19's folder, of which only the label maps are used; None draws all patients.
         out: weights and checksums are written here, checkpoints and curves under `runs/` in it.
-        chain: presets, each of which starts from the network before it.
+        chain: presets, each of which starts from its stage's network before it, or from the kidney's.
         shipped: folder of weights to compare the result with.
-        seed: of every run.
+        seed: added to every preset's.
         workers, accelerator: see `RunOptions`.
         max_steps: of each run, instead of its preset's.
     """
@@ -62,16 +63,17 @@ def reproduce(
         cache = out / "cache"
         for error in prepare(labels, cache, roi=RoiSpec(), processes=max(1, workers)).values():
             log.error("%s", error)
-    weights: dict[str, Path] = {}
-    last = None
+    weights: dict[Stage, Path] = {}
     for name in chain:
-        config = replace(PRESETS[name], seed=seed)
+        config = PRESETS[name]
+        config = replace(config, seed=config.seed + seed)
         if max_steps:
             config = replace(config, max_epochs=max(1, max_steps // config.steps_per_epoch))
+        init = weights.get(config.stage) or weights.get("kidney")
         options = RunOptions(
-            out / "runs" / name, cache, init=last, resume=True, workers=workers, accelerator=accelerator
+            out / "runs" / name, cache, init=init, resume=True, workers=workers, accelerator=accelerator
         )
-        last = weights[config.stage] = train(config, options, name=name)
+        weights[config.stage] = train(config, options, name=name)
     for stage, path in weights.items():
         shutil.copyfile(path, out / f"{stage}.safetensors")
     _write_checksums(out, sorted(weights))
