@@ -16,7 +16,7 @@ from training.train import RunOptions, train
 
 log = logging.getLogger("training")
 SHIPPED_CHAIN = ("kidney-4mm", "kidney-4mm-again", "tumor-4mm", "tumor-4mm-again", "kidney-4mm-longer")
-"""Each goes on from its stage's network before it; the first tumor network from the kidney's of that moment."""
+"""Each goes on from its stage's network before it; the first tumor network from the kidney network then."""
 TINY_CHAIN = ("tiny-kidney", "tiny-tumor")
 TOLERANCE = 0.01
 """Validation DSC may differ this much from the shipped weights': other hardware adds in another order."""
