@@ -92,12 +92,6 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         module.reset_head()
 
     options.out.mkdir(parents=True, exist_ok=True)
-    split = {
-        "fold": options.fold,
-        "training": patients.training_names,
-        "validation": patients.validation_names,
-    }
-    (options.out / SPLIT).write_text(json.dumps(split, indent=1) + "\n")
     last = options.out / f"{LAST}.ckpt"
     is_resumed = options.resume and last.is_file()
     table = EpochTable(options.out / "metrics.csv", goes_on=is_resumed)
@@ -119,6 +113,13 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         enable_progress_bar=table.is_terminal,
         log_every_n_steps=10,
     )
+    if trainer.is_global_zero:
+        split = {
+            "fold": options.fold,
+            "training": patients.training_names,
+            "validation": patients.validation_names,
+        }
+        (options.out / SPLIT).write_text(json.dumps(split, indent=1) + "\n")
     trainer.fit(module, datamodule=patients, ckpt_path=last if is_resumed else None, weights_only=True)
 
     weights = options.out / f"{config.stage}.safetensors"
