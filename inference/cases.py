@@ -119,7 +119,7 @@ def _grand_challenge_image(root: Path) -> Path:
     """
     path = root / GRAND_CHALLENGE_INPUTS
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
         sockets = [
             PurePosixPath((value.get("socket") or value["interface"])["relative_path"]) for value in values
         ]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import locale
 import os
 import shutil
 import subprocess
@@ -114,6 +115,18 @@ def test_links_to_case_folders_are_followed(tmp_path: Path) -> None:
     assert find_references(tmp_path / "here")["00001"].name == "imaging.nii.gz"
 
 
+def test_reports_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    predicted, truth = _folders(tmp_path, _same, _half)
+    before = locale.setlocale(locale.LC_ALL)
+    locale.setlocale(locale.LC_ALL, "C")  # as some library in the process may do
+    try:
+        done = _call(predicted, truth, "--out", tmp_path / "report.json")
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+    assert done.exit_code == 0, done.output
+    assert "±" in (tmp_path / "report.md").read_text("utf-8")
+
+
 def test_the_table_by_hand(tmp_path: Path) -> None:
     predicted, truth = _folders(tmp_path, _same, _no_tumor, _half, _empty)
     out = tmp_path / "new" / "report.json"
@@ -130,7 +143,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert row["sd"] == pytest.approx(sd)
     assert [case["grids"]["native"]["kidney"] for case in report["cases"]] == pytest.approx(kidney)
     cells = " | ".join(f"{mean[key]:.3f} ± {sd[key]:.3f}" for key in mean)
-    for text in (done.stdout, out.with_suffix(".md").read_text()):
+    for text in (done.stdout, out.with_suffix(".md").read_text("utf-8")):
         assert f"| overall |     4 | {cells} |" in text
         assert "| 00002 |   - |  0.667 | 1.000 |   0.833 |" in text
     with out.with_suffix(".csv").open() as file:
@@ -327,7 +340,7 @@ def test_one_case_that_cannot_be_scored_costs_only_itself(
     assert "prediction_00001.nii.gz: shape (20, 40, 20)" in caplog.text
     assert "prediction_00002.nii.gz: values from 0 to 200, allowed are 0 to 3" in caplog.text
     assert "2 of 3 cases could not be scored" in caplog.text
-    assert "shape (20, 40, 20)" in out.with_suffix(".csv").read_text()
+    assert "shape (20, 40, 20)" in out.with_suffix(".csv").read_text("utf-8")
 
 
 def test_cases_without_counterpart_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

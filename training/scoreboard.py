@@ -95,9 +95,9 @@ def write_reports(out: Path, evaluation: Evaluation) -> list[Path]:
     cases, groups = _csv(_case_columns(evaluation)), _csv(_group_columns(evaluation))
     return [
         _write(out, lambda path: path.write_text(json.dumps(_without_nan(content), indent=1) + "\n")),
-        _write(out.with_suffix(".csv"), lambda path: path.write_text(cases)),
-        _write(out.with_suffix(".groups.csv"), lambda path: path.write_text(groups)),
-        _write(out.with_suffix(".md"), lambda path: path.write_text(show(evaluation))),
+        _write(out.with_suffix(".csv"), lambda path: path.write_text(cases, encoding="utf-8")),
+        _write(out.with_suffix(".groups.csv"), lambda path: path.write_text(groups, encoding="utf-8")),
+        _write(out.with_suffix(".md"), lambda path: path.write_text(show(evaluation), encoding="utf-8")),
         _write(out.with_suffix(".png"), lambda path: _plot(path, evaluation)),
     ]
 

@@ -129,7 +129,7 @@ def append_rows(board: Path, rows: Sequence[Row]) -> None:
             earlier = [] if is_new else json.loads(board.read_text())
             board.write_text(json.dumps(earlier + [asdict(row) for row in rows], indent=1) + "\n")
             return
-        with board.open("a", newline="") as file:
+        with board.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)])
             if is_new:
                 writer.writeheader()
