@@ -204,6 +204,8 @@ _TUMOR_4MM = replace(
     fresh_head=True,
 )
 _TUMOR_4MM_AGAIN = replace(_TUMOR_4MM, max_epochs=30, fresh_head=False)
+_KIDNEY_3MM = replace(_KIDNEY_4MM_AGAIN, roi=RoiSpec(shape_vox=(112, 112, 112), spacing_mm=3.0), max_epochs=12)
+_TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
     roi=RoiSpec(),
@@ -237,6 +239,8 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-4mm-longer": _KIDNEY_4MM_LONGER,
         "tumor-4mm": _TUMOR_4MM,
         "tumor-4mm-again": _TUMOR_4MM_AGAIN,
+        "kidney-3mm": _KIDNEY_3MM,
+        "tumor-3mm": _TUMOR_3MM,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests
