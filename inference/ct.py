@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal.igzip_lib import IsalError
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from nibabel.spatialimages import HeaderDataError
@@ -34,11 +35,12 @@ __all__ = [
 ]
 
 SUFFIXES = nifti.SUFFIXES + itk.SUFFIXES
-BAD_FILE_ERRORS = (
+BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
+    IsalError,  # type: ignore[assignment]  # its stub takes the class for an instance
     *(ImageFileError, HeaderDataError, OSError, EOFError, zlib.error),
     *(ValueError, OverflowError, RuntimeError),
 )
-"""What nibabel, zlib and SimpleITK (a RuntimeError, always) raise for a file that they cannot read."""
+"""What nibabel, isal, zlib and SimpleITK (a RuntimeError, always) raise for a file that they cannot read."""
 
 
 def read_ct(path: Path) -> Ct:

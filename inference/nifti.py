@@ -1,6 +1,5 @@
 """NIfTI files: read piece by piece, and label maps written under the CT's own header."""
 
-import gzip
 import math
 from itertools import product
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from numpy.typing import NDArray
 
 from inference.volume import (
@@ -78,7 +78,7 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
 
 
 def _open(path: Path) -> BinaryIO:
-    return gzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    return igzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 def _load(file: BinaryIO) -> Any:

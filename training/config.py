@@ -204,7 +204,9 @@ _TUMOR_4MM = replace(
     fresh_head=True,
 )
 _TUMOR_4MM_AGAIN = replace(_TUMOR_4MM, max_epochs=30, fresh_head=False)
-_KIDNEY_3MM = replace(_KIDNEY_4MM_AGAIN, roi=RoiSpec(shape_vox=(112, 112, 112), spacing_mm=3.0), max_epochs=12)
+_KIDNEY_3MM = replace(
+    _KIDNEY_4MM_AGAIN, roi=RoiSpec(shape_vox=(112, 112, 112), spacing_mm=3.0), max_epochs=12
+)
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
