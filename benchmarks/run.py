@@ -184,7 +184,8 @@ def case(
             row |= {"network MiB": network, "over int16": (row["peak MiB"] - network) / voxels_mib}
         rows.append({"case": f"{pixels}×{pixels}×{n}", **row})
     printed = [{k: v for k, v in row.items() if k != "peak MiB by stage"} for row in rows]
-    note = f"seconds, medians of {repeats}; networks of {side}³, --precision {precision}"
+    networks = f"{image} with its own weights" if image else f"networks of {side}³"
+    note = f"seconds, medians of {repeats}; {networks}, --precision {precision}"
     publish("case", printed, bars(lambda row: row["case"], *STAGES), note)
     memory = [{"case": row["case"], **row["peak MiB by stage"]} for row in rows]
     publish("memory", memory, _draw_memory, "peak RSS in MiB up to the end of each stage")
