@@ -207,6 +207,16 @@ _TUMOR_4MM_AGAIN = replace(_TUMOR_4MM, max_epochs=30, fresh_head=False)
 _KIDNEY_3MM = replace(
     _KIDNEY_4MM_AGAIN, roi=RoiSpec(shape_vox=(112, 112, 112), spacing_mm=3.0), max_epochs=12
 )
+_KIDNEY_3MM_AGAIN = replace(
+    _KIDNEY_3MM,
+    # the round before took femoral heads and bowel for kidneys: more of what lies elsewhere, pelvis and chest too
+    sampling=SamplingConfig(
+        scan_length_mm=(200.0, 900.0),
+        roi_anywhere_share=0.5,
+        centres=CropCentres(kidney=0.25, tumor=0.15, border=0.15, elsewhere=0.45),
+    ),
+    seed=2,
+)
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
@@ -242,6 +252,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "tumor-4mm": _TUMOR_4MM,
         "tumor-4mm-again": _TUMOR_4MM_AGAIN,
         "kidney-3mm": _KIDNEY_3MM,
+        "kidney-3mm-again": _KIDNEY_3MM_AGAIN,
         "tumor-3mm": _TUMOR_3MM,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,

@@ -15,7 +15,10 @@ from training.prepare import prepare
 from training.train import RunOptions, train
 
 log = logging.getLogger("training")
-SHIPPED_CHAIN = ("kidney-4mm", "kidney-4mm-again", "tumor-4mm", "tumor-4mm-again", "kidney-4mm-longer")
+SHIPPED_CHAIN = (
+    *("kidney-4mm", "kidney-4mm-again", "tumor-4mm", "tumor-4mm-again", "kidney-4mm-longer"),
+    *("kidney-3mm", "tumor-3mm"),
+)
 """Each goes on from its stage's network before it; the first tumor network from the kidney network then."""
 TINY_CHAIN = ("tiny-kidney", "tiny-tumor")
 TOLERANCE = 0.01
