@@ -209,7 +209,7 @@ _KIDNEY_3MM = replace(
 )
 _KIDNEY_3MM_AGAIN = replace(
     _KIDNEY_3MM,
-    # the round before took femoral heads and bowel for kidneys: more of what lies elsewhere, pelvis and chest too
+    # the round before took femoral heads and bowel for kidneys: more of pelvis, chest and what else there is
     sampling=SamplingConfig(
         scan_length_mm=(200.0, 900.0),
         roi_anywhere_share=0.5,
