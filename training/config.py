@@ -86,6 +86,9 @@ class SamplingConfig:
     kidneys_cut_share: float = 0.06  # scans that end within a kidney
     roi_shift_mm: tuple[float, float, float] = (24.0, 12.0, 12.0)  # (z, y, x), either way
     roi_anywhere_share: float = 0.25  # in scans longer than the ROI: what inference's tiles see
+    coarse_share: float = 0.0  # scans with larger voxels than the network's, interpolated to its grid ...
+    coarse_slice_mm: Range = (2.0, 6.0)  # ... thick slices ...
+    coarse_pixel_mm: Range = (1.0, 4.0)  # ... and, in every second one of them, large pixels
     centres: CropCentres = field(default_factory=CropCentres)
 
 
@@ -106,6 +109,7 @@ AS_THEY_ARE = SamplingConfig(
     kidneys_cut_share=0.0,
     roi_shift_mm=(0.0, 0.0, 0.0),
     roi_anywhere_share=0.0,
+    coarse_share=0.0,
 )
 """Validation: the label maps as they are, CTs drawn around them with fixed seeds."""
 
@@ -217,6 +221,17 @@ _KIDNEY_3MM_AGAIN = replace(
     ),
     seed=2,
 )
+_KIDNEY_3MM_COARSE = replace(
+    _KIDNEY_3MM,
+    max_epochs=14,
+    # both rounds before missed kidneys in slices of 5 mm
+    sampling=replace(
+        _KIDNEY_3MM_AGAIN.sampling,
+        coarse_share=0.5,
+        centres=CropCentres(kidney=0.35, tumor=0.2, border=0.15, elsewhere=0.3),
+    ),
+    seed=3,
+)
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_3MM_AGAIN = replace(_TUMOR_3MM, max_epochs=24, seed=1)
 _TUMOR_2MM = replace(
@@ -254,6 +269,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "tumor-4mm-again": _TUMOR_4MM_AGAIN,
         "kidney-3mm": _KIDNEY_3MM,
         "kidney-3mm-again": _KIDNEY_3MM_AGAIN,
+        "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
         "tumor-3mm": _TUMOR_3MM,
         "tumor-3mm-again": _TUMOR_3MM_AGAIN,
         "kidney-2mm": _KIDNEY_2MM,

@@ -335,6 +335,46 @@ def normalise_hu(hu: Tensor, inside: Tensor, roi: RoiSpec) -> Tensor:
     return ((hu - low) * scale).clamp_(0, 1).mul_(inside)
 
 
+def coarsen(hu: Tensor, inside: Tensor, size_vox: Vector, rng: Generator) -> Tensor:
+    """What is left of a CT that was scanned with larger voxels and interpolated linearly to this grid.
+
+    Args:
+        hu: (D, H, W).
+        inside: which of them lie in the scan, bool; the others count for nothing.
+        size_vox: (z, y, x) of the scan's voxels, in this grid's; 1 or less along an axis leaves it alone.
+        rng: where the scan's voxels lie.
+
+    Returns:
+        (D, H, W), as it was outside the scan.
+    """
+    means, weights = hu * inside, inside.to(hu.dtype)
+    for axis, size in enumerate(size_vox):
+        if size > 1:
+            scan = torch.from_numpy(_through_coarse(hu.shape[axis], size, rng.random())).to(means)
+            means, weights = (
+                torch.tensordot(scan, volume, dims=([1], [axis])).movedim(0, axis)
+                for volume in (means, weights)
+            )
+    return torch.where(inside, means / weights.clamp(min=1e-6), hu)
+
+
+def _through_coarse(n: int, size: float, phase: float) -> NDArray[np.float32]:
+    """n × n: means over voxels `size` long, the first one's centre at −`phase` · `size`, interpolated."""
+    fine, centres = np.arange(n), (np.arange(int(n / size) + 3) - phase) * size
+    low, high = centres[:, None] - size / 2, centres[:, None] + size / 2
+    shares = np.clip(np.minimum(high, fine + 0.5) - np.maximum(low, fine - 0.5), 0, None)
+    is_seen = shares.sum(1) > 0
+    means = shares[is_seen] / shares[is_seen].sum(1, keepdims=True)
+    back = [np.interp(fine, centres[is_seen], one) for one in np.eye(int(is_seen.sum()))]
+    return (np.stack(back, axis=1) @ means).astype(np.float32)
+
+
+def _draw_coarse_voxel(config: SamplingConfig, spacing_mm: float, rng: Generator) -> Vector:
+    slice_mm, pixel_mm = rng.uniform(*config.coarse_slice_mm), rng.uniform(*config.coarse_pixel_mm)
+    pixel = pixel_mm / spacing_mm if rng.random() < 0.5 else 0.0
+    return (slice_mm / spacing_mm, pixel, pixel)
+
+
 # --- data sets ----------------------------------------------------------------------------------------------
 
 
@@ -382,6 +422,8 @@ class SyntheticPatients(Dataset[Sample]):
             landmarks=patient_landmarks(patient, device=self.device),
             origin_mm=origin,
         )
+        if rng.random() < self.sampling.coarse_share:
+            hu = coarsen(hu, inside, _draw_coarse_voxel(self.sampling, roi.spacing_mm, rng), rng)
         return normalise_hu(hu, inside, roi)[None], labels
 
     def _draw_patient(self, rng: Generator, index: int) -> Patient:
