@@ -30,6 +30,7 @@ from training.data import (
     EpochSampler,
     Kept,
     SyntheticPatients,
+    coarsen,
     draw_label_map,
     edit_labels,
     place_patient,
@@ -354,6 +355,26 @@ def test_held_out_label_maps_alone_get_cts_where_a_fold_is_named(tmp_path: Path)
         nearest = min(volumes, key=lambda name: abs(volumes[name] - volume))
         assert nearest == held_out[0]
         assert volume == pytest.approx(volumes[nearest], rel=0.1)
+
+
+def test_coarse_voxels_are_means_of_fine_ones_interpolated_back() -> None:
+    fine = torch.zeros(12, 4, 4)
+    fine[3:6] = torch.tensor([30.0, 60.0, 90.0])[:, None, None]
+    inside = torch.ones_like(fine, dtype=torch.bool)
+
+    class FirstVoxelAtTheStart(np.random.Generator):
+        def random(self) -> float:  # type: ignore[override]
+            return 0.0
+
+    rng = FirstVoxelAtTheStart(np.random.PCG64(0))
+    coarse = coarsen(fine, inside, (3.0, 1.0, 0.0), rng)
+    # voxels of three: 2 to 4 have the mean 30, 5 to 7 the mean 30, their neighbours 0
+    expected = [0, 10, 20, 30, 30, 30, 30, 20, 10, 0, 0, 0]
+    torch.testing.assert_close(coarse[:, 0, 0], torch.tensor(expected).float())
+    inside[5:] = False  # the scan's end: what lies beyond counts for nothing, and stays
+    ends = coarsen(fine, inside, (3.0, 1.0, 0.0), rng)
+    torch.testing.assert_close(ends[3, 0, 0], torch.tensor(30.0))
+    assert torch.equal(ends[5:], fine[5:])
 
 
 def test_the_tiny_chain_learns(tmp_path: Path) -> None:
