@@ -233,7 +233,6 @@ _KIDNEY_3MM_COARSE = replace(
     seed=3,
 )
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
-_TUMOR_3MM_AGAIN = replace(_TUMOR_3MM, max_epochs=24, seed=1)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
     roi=RoiSpec(),
@@ -271,7 +270,6 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-3mm-again": _KIDNEY_3MM_AGAIN,
         "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
         "tumor-3mm": _TUMOR_3MM,
-        "tumor-3mm-again": _TUMOR_3MM_AGAIN,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests
