@@ -164,12 +164,19 @@ def main() -> None:
 @click.option("--precision", default="auto", show_default=True)
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--image", default=None, help="Run this container image instead (its own weights).")
+@click.option("--shipped", is_flag=True, help="The shipped weights instead of random ones.")
 def case(
-    slices: Sequence[int], pixels: int, side: int, precision: str, repeats: int, image: str | None
+    slices: Sequence[int],
+    pixels: int,
+    side: int,
+    precision: str,
+    repeats: int,
+    image: str | None,
+    shipped: bool,
 ) -> None:
     """One case, end to end, by stage: a bundled one, then CTs of 512×512×SLICES float64."""
     options = ("--precision", precision)
-    weights = () if image else ("--weights", _weights(side))
+    weights = () if image or shipped else ("--weights", _weights(side))
     sample = ROOT / "test_data" / "input" / "case_90000"
     row = stages_of_case(sample, repeats, *options, image=image)
     rows: Rows = [{"case": "bundled, shipped weights", **row}]
@@ -184,7 +191,9 @@ def case(
             row |= {"network MiB": network, "over int16": (row["peak MiB"] - network) / voxels_mib}
         rows.append({"case": f"{pixels}×{pixels}×{n}", **row})
     printed = [{k: v for k, v in row.items() if k != "peak MiB by stage"} for row in rows]
-    networks = f"{image} with its own weights" if image else f"networks of {side}³"
+    networks = f"networks of {side}³"
+    if image or shipped:
+        networks = f"{image} with its own weights" if image else "shipped weights"
     note = f"seconds, medians of {repeats}; {networks}, --precision {precision}"
     publish("case", printed, bars(lambda row: row["case"], *STAGES), note)
     memory = [{"case": row["case"], **row["peak MiB by stage"]} for row in rows]
