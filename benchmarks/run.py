@@ -191,9 +191,7 @@ def case(
             row |= {"network MiB": network, "over int16": (row["peak MiB"] - network) / voxels_mib}
         rows.append({"case": f"{pixels}×{pixels}×{n}", **row})
     printed = [{k: v for k, v in row.items() if k != "peak MiB by stage"} for row in rows]
-    networks = f"networks of {side}³"
-    if image or shipped:
-        networks = f"{image} with its own weights" if image else "shipped weights"
+    networks = image or ("shipped weights" if shipped else f"networks of {side}³")
     note = f"seconds, medians of {repeats}; {networks}, --precision {precision}"
     publish("case", printed, bars(lambda row: row["case"], *STAGES), note)
     memory = [{"case": row["case"], **row["peak MiB by stage"]} for row in rows]

@@ -1202,7 +1202,7 @@ def _check_failure(
     lines = [line for line in stderr.splitlines() if "FAILED" in line]
     if len(lines) != 1:
         yield f"{len(lines)} lines tell of it"
-    if "This is a bug" in odd["error"] or "\n" in odd["error"]:
+    if "bug" in odd["error"].replace(str(scene.root), "") or "\n" in odd["error"]:
         yield "it is called a bug, or in more than a line"
     if Path(odd["source"]).name not in odd["error"] and odd["output"].rsplit("/")[-1] not in odd["error"]:
         yield "the line names no file"

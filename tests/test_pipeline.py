@@ -403,7 +403,7 @@ def test_no_memory_at_all_is_no_bug(tmp_path: Path, error: Exception) -> None:
     assert [reports[f"ct_{i}"].status for i in range(2)] == ["failed", "written"]
     assert reports["ct_0"].error is not None
     assert reports["ct_0"].error.endswith("does not fit in memory. Give the process more, or crop the CT")
-    assert "This is a bug" not in reports["ct_0"].error
+    assert "bug" not in reports["ct_0"].error.replace(str(tmp_path), "")
 
 
 def test_an_empty_file_or_a_folder_is_no_output_to_skip(tmp_path: Path) -> None:
