@@ -1,18 +1,23 @@
 """Kidney, then tumor: the two networks nested as in the paper (section 2.2), on the ROI grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.backends import Network
-from inference.postprocess import Structures, keep_kidneys
+from inference.postprocess import Box, Structures, keep_kidneys
 from inference.preprocess import Roi, RoiSpec, Vector, extract_roi, place_roi
+from inference.vnet_tensors import DOWNSAMPLING
 from inference.weights import WeightsMetadata
 
 TILE_OVERLAP = 0.25
 """Least part of a tile that the next one repeats: a kidney is about a third of a tile long, so what one
 tile cuts lies deeper inside its neighbour."""
+TUMOR_MARGIN_VOX = 16
+"""What the tumor network sees around the kidneys. It could see 44 voxels far, but was trained on crops about
+as tight as this; `benchmarks/NOTES.md` has what it changes."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,35 @@ def voxel_mm3(spec: RoiSpec) -> float:
 def segment_kidneys(probability: NDArray[np.float32], metadata: WeightsMetadata) -> Structures:
     """Threshold the kidney network's output and keep what can be a kidney."""
     return keep_kidneys(probability > metadata.threshold, voxel_mm3(metadata.roi))
+
+
+def segment_tumor(
+    image: NDArray[np.float32], structures: Structures, network: Network, *, whole_roi: bool = False
+) -> NDArray[np.float32]:
+    """The tumor network's probabilities around the kidneys, 0 elsewhere, where nobody looks.
+
+    Args:
+        image: (z, y, x), the ROI in [0, 1].
+        structures: the kidneys. Without any the network is not run.
+        network: the tumor network.
+        whole_roi: run it on the whole ROI (the paper's way), at twice the time.
+    """
+    probability = np.zeros_like(image)
+    if structures.boxes:
+        box = (slice(None),) * 3 if whole_roi else _box_around(structures.boxes, image.shape)
+        probability[box] = network(np.ascontiguousarray(image[box]))
+    return probability
+
+
+def _box_around(boxes: Sequence[Box], shape: Sequence[int]) -> Box:
+    """One box around all of them with a margin, on the poolings' own grid: as if the ROI were whole."""
+    sides = []
+    for axis, size in enumerate(shape):
+        low = min(box[axis].start for box in boxes) - TUMOR_MARGIN_VOX
+        high = max(box[axis].stop for box in boxes) + TUMOR_MARGIN_VOX
+        start, stop = low // DOWNSAMPLING * DOWNSAMPLING, -(-high // DOWNSAMPLING) * DOWNSAMPLING
+        sides.append(slice(max(0, start), min(size, stop)))
+    return sides[0], sides[1], sides[2]
 
 
 def locate_kidneys(hu: NDArray[np.int16], spacing_mm: Vector, cascade: Cascade) -> Roi:

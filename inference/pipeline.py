@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.backends import DeviceMemoryError
-from inference.cascade import Cascade, locate_kidneys, segment_kidneys
+from inference.cascade import Cascade, locate_kidneys, segment_kidneys, segment_tumor
 from inference.cases import Case
 from inference.ct import (
     CaseError,
@@ -93,7 +93,7 @@ def segment_ct(ct: Ct, cascade: Cascade, report: CaseReport, *, paper: bool) -> 
     with report.timed("components"):
         structures = segment_kidneys(kidney, kidney_metadata)
     with report.timed("tumor"):
-        tumor = cascade.tumor(image) if structures.boxes else np.zeros_like(kidney)
+        tumor = segment_tumor(image, structures, cascade.tumor, whole_roi=paper)
     with report.timed("restore"):
         restored = restore(
             kidney,

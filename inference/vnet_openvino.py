@@ -13,12 +13,12 @@ BATCH_NORM_EPSILON = 1e-5
 """PyTorch's default, with which the networks are trained."""
 
 
-def build_model(tensors: Tensors, shape_vox: Shape) -> Any:
+def build_model(tensors: Tensors, shape_vox: Shape | None) -> Any:
     """An `openvino.Model` from (1, 1, z, y, x) in [0, 1] to logits of the same shape.
 
     Args:
         tensors: as `vnet_tensors.tensor_shapes` lists them. Batch norm is folded into its convolution.
-        shape_vox: (z, y, x) of the network's grid.
+        shape_vox: (z, y, x) that it takes; None is any whose sides are multiples of `DOWNSAMPLING`.
     """
     import openvino as ov
     from openvino import opset13 as ops
@@ -37,7 +37,7 @@ def build_model(tensors: Tensors, shape_vox: Shape) -> Any:
             x = ops.relu(convolution(x, *_folded(tensors, f"{name}.{i}")))
         return x
 
-    image = x = ops.parameter([1, 1, *shape_vox], np.float32, name="image")
+    image = x = ops.parameter([1, 1, *(shape_vox or [-1] * 3)], np.float32, name="image")
     skips = []
     two, none = [2, 2, 2], [0, 0, 0]
     for i in range(3):

@@ -15,7 +15,7 @@ from inference.backends import Network
 from inference.cascade import Cascade
 from inference.preprocess import Roi, RoiSpec, Shape, Vector
 from inference.vnet import VNet
-from inference.weights import Weights, WeightsMetadata, save_weights
+from inference.weights import Stage, Weights, WeightsMetadata, save_weights
 
 AIR_HU, FAT_HU, KIDNEY_HU, TUMOR_HU = -1000, -100, 80, 200
 KIDNEY_THRESHOLD, TUMOR_THRESHOLD = 0.4, 0.8
@@ -218,10 +218,12 @@ def metadata(stage: str, roi: RoiSpec = SMALL_ROI, **changes: object) -> Weights
     return WeightsMetadata(stage=stage, roi=roi, base_channels=1, **changes)  # type: ignore[arg-type]
 
 
-def as_weights(model: VNet, shape: Shape, *, base_channels: int = 1, **changes: Any) -> Weights:
+def as_weights(
+    model: VNet, shape: Shape, *, stage: Stage = "kidney", base_channels: int = 1, **changes: Any
+) -> Weights:
     """A model as if it had been loaded from a file, for an ROI of this shape."""
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    contract = WeightsMetadata("kidney", RoiSpec(shape, 4.0), base_channels, **changes)
+    contract = WeightsMetadata(stage, RoiSpec(shape, 4.0), base_channels, **changes)
     return Weights(tensors, contract, sha256="")
 
 

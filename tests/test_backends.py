@@ -65,6 +65,17 @@ def test_network_answers_as_the_model_does(name: str, precision: str) -> None:
     assert np.corrcoef(answer.ravel(), expected.ravel())[0, 1] > 0.99
 
 
+def test_a_tumor_network_takes_any_part_of_the_roi(name: str) -> None:
+    torch.manual_seed(1)
+    model = VNet(base_channels=1).eval()
+    network = Backend(name, "cpu", 1, "float32").network(as_weights(model, (32, 32, 32), stage="tumor"))
+    for shape in ((32, 32, 32), (16, 24, 8), (8, 16, 32), (16, 24, 8)):
+        part = np.random.default_rng(0).random(shape, dtype=np.float32)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(part)[None, None])[0, 0].numpy()
+        np.testing.assert_allclose(network(part), expected, atol=1e-4)
+
+
 def test_axes_stay_where_they_are(name: str) -> None:
     roi = np.zeros((8, 16, 24), dtype=np.float32)
     roi[1, 5, 20] = 1

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -9,12 +10,16 @@ from numpy.typing import NDArray
 from inference.cascade import (
     TILE_OVERLAP,
     Cascade,
+    _box_around,
     _tiles_along_z,
     locate_kidneys,
     segment_kidneys,
+    segment_tumor,
     voxel_mm3,
 )
+from inference.postprocess import Box, Structures
 from inference.preprocess import RoiSpec, place_roi
+from inference.vnet import VNet
 from tests.helpers import metadata
 
 SPEC = RoiSpec((16, 16, 16), 4.0, window_hu=(0.0, 1.0))
@@ -117,3 +122,74 @@ def test_kidneys_are_above_the_threshold_of_the_weights() -> None:
     above = segment_kidneys(probability, metadata("kidney", SPEC, threshold=0.29))
     assert above.volumes_mm3 == (16**3 * 64.0,)
     assert segment_kidneys(probability, metadata("kidney", SPEC, threshold=0.31)).volumes_mm3 == ()
+
+
+# --- the tumor network's view ------------------------------------------------------------------------------
+
+
+def structures_at(shape: tuple[int, int, int], *boxes: Box) -> Structures:
+    ids = np.zeros(shape, dtype=np.uint8)
+    for rank, box in enumerate(boxes, start=1):
+        ids[box] = rank
+    return Structures(ids, boxes, (1.0,) * len(boxes))
+
+
+def test_the_tumor_network_sees_the_kidneys_and_a_margin() -> None:
+    image = np.random.default_rng(0).random((64, 64, 72), dtype=np.float32)
+    kidneys = structures_at(image.shape, np.s_[20:30, 24:40, 33:41], np.s_[25:31, 30:36, 44:46])
+    network = Recorder()
+    probability = segment_tumor(image, kidneys, network)
+    # 16 voxels more on each side, then outwards to multiples of 8, and no farther than the ROI
+    seen = np.s_[0:48, 8:56, 16:64]
+    np.testing.assert_array_equal(network.shown[0], image[seen])
+    np.testing.assert_array_equal(probability[seen], image[seen])
+    probability[seen] = 0
+    assert not probability.any()
+
+
+def test_the_papers_tumor_network_sees_the_whole_roi() -> None:
+    image = np.random.default_rng(0).random((64, 64, 64), dtype=np.float32)
+    network = Recorder()
+    probability = segment_tumor(
+        image, structures_at(image.shape, np.s_[20:30, 24:40, 33:41]), network, whole_roi=True
+    )
+    np.testing.assert_array_equal(network.shown[0], image)
+    np.testing.assert_array_equal(probability, image)
+
+
+def test_without_kidneys_the_tumor_network_is_not_asked() -> None:
+    network = Recorder()
+    image = np.ones((16, 16, 16), dtype=np.float32)
+    assert not segment_tumor(image, structures_at(image.shape), network).any()
+    assert network.shown == []
+
+
+@given(start=st.integers(0, 150), size=st.integers(1, 60), side=st.sampled_from([40, 112, 168]))
+def test_the_box_holds_the_kidneys_on_the_poolings_grid(start: int, size: int, side: int) -> None:
+    start = min(start, side - 1)
+    kidney = slice(start, min(side, start + size))
+    for box in _box_around([(kidney,) * 3], (side,) * 3):
+        assert box.start % 8 == box.stop % 8 == 0
+        assert 0 <= box.start <= max(0, kidney.start - 16)
+        assert min(side, kidney.stop + 16) <= box.stop <= side
+
+
+def test_with_a_margin_as_wide_as_its_view_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The box begins where poolings do, so that the network answers as it would for the whole ROI."""
+    monkeypatch.setattr("inference.cascade.TUMOR_MARGIN_VOX", 44)
+    torch.manual_seed(0)
+    net = VNet(base_channels=1).eval()
+
+    def network(part: NDArray[np.float32]) -> NDArray[np.float32]:
+        shown.append(part.shape)
+        with torch.inference_mode():
+            return net(torch.from_numpy(part)[None, None])[0, 0].numpy()
+
+    shown: list[tuple[int, ...]] = []
+    image = np.random.default_rng(1).random((144, 16, 16), dtype=np.float32)
+    kidney = np.s_[61:67, 2:14, 3:12]
+    probability = segment_tumor(image, structures_at(image.shape, kidney), network)
+    whole = network(image)
+    assert shown == [(96, 16, 16), (144, 16, 16)]
+    assert whole[kidney].std() > 1e-4
+    np.testing.assert_allclose(probability[kidney], whole[kidney], atol=1e-6)

@@ -60,6 +60,8 @@ def test_cross_entropy_by_hand() -> None:
     assert cross_entropy_loss(zero, case(1, 0)).item() == pytest.approx(math.log(2))
     weighted = cross_entropy_loss(zero, case(1, 0), positive_weight=3.0)
     assert weighted.item() == pytest.approx((3 + 1) / 2 * math.log(2))
+    each = cross_entropy_loss(zero, case(1, 1), positive_weight=case(4.0, 1.0))
+    assert each.item() == pytest.approx((4 + 1) / 2 * math.log(2))
 
 
 def test_masked_cross_entropy_by_hand() -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from inference.cli import main as segment
 from inference.preprocess import RoiSpec
@@ -25,7 +25,7 @@ from inference.vnet import VNet
 from inference.weights import WeightsMetadata, load_weights
 from tests.helpers import write_weights
 from training.cli import main
-from training.config import AS_THEY_ARE, PRESETS, SamplingConfig
+from training.config import AS_THEY_ARE, PRESETS, LossConfig, SamplingConfig
 from training.data import (
     EpochSampler,
     Kept,
@@ -92,6 +92,38 @@ def test_samples_have_kidneys_in_range() -> None:
         assert 0 <= image.min() <= image.max() <= 1
         assert labels.dtype == torch.uint8
         assert int(labels.max()) <= 2
+
+
+def test_phases_follow_their_shares_and_nothing_else_of_a_sample_does() -> None:
+    def drawn(shares: tuple[float, ...] | None) -> list[tuple[Tensor, Tensor]]:
+        patients = SyntheticPatients([], TINY, replace(TINY.sampling, phase_shares=shares))
+        return [patients[i] for i in range(6)]
+
+    plain, early = drawn((1.0, 0.0, 0.0, 0.0)), drawn((0.0, 1.0, 0.0, 0.0))
+    low, high = TINY.roi.window_hu
+    for (without, labels), (contrast, same) in zip(plain, early, strict=True):
+        assert torch.equal(labels, same)
+        kidney = labels == 1
+        if kidney.any():  # above 60 HU only with contrast
+            hu = [float(image[0][kidney].median()) * (high - low) + low for image in (without, contrast)]
+            assert hu[0] < 60 < hu[1]
+
+
+def test_the_kidney_loss_weighs_tumor_voxels() -> None:
+    def loss(tumor_weight: float, labels: Tensor) -> float:
+        config = replace(TINY, loss=LossConfig(cross_entropy=1.0, tumor_weight=tumor_weight))
+        torch.manual_seed(0)
+        module = Segmentation(config, WeightsMetadata(stage="kidney", roi=TINY.roi, base_channels=4))
+        with torch.no_grad():
+            module.net.head.weight.zero_()
+            module.net.head.bias.zero_()  # probability one half everywhere: each voxel costs log 2
+        return float(module._loss((torch.zeros(1, 1, 16, 16, 16), labels))[0].detach())
+
+    labels = torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
+    labels[:, :8], labels[:, :4] = 1, 2  # a quarter kidney, a quarter tumor
+    assert loss(5.0, labels) - loss(1.0, labels) == pytest.approx((5 - 1) / 4 * np.log(2), rel=1e-5)
+    labels[labels == 2] = 1
+    assert loss(5.0, labels) == pytest.approx(loss(1.0, labels))
 
 
 def test_edits_do_what_they_say() -> None:
@@ -341,13 +373,19 @@ def test_held_out_label_maps_alone_get_cts_where_a_fold_is_named(tmp_path: Path)
     data, cache, out = tmp_path / "kits19", tmp_path / "cache", tmp_path / "held-out"
     call("synthesize", data, "--cases", 3, "--spacing-mm", 6)
     call("prepare", data, cache)
-    call("synthesize", out, "--labels", cache, "--fold", "0/10", "--cases", 2, "--spacing-mm", 6)
+    call(
+        *("synthesize", out, "--labels", cache, "--fold", "0/10", "--cases", 2, "--spacing-mm", 6),
+        *("--phase", "non_contrast", "--phase", "corticomedullary"),
+    )
     held_out = split_cases(cached_names(cache), fold=0, seed=0)[1]
     volumes = {
         found.name: (found.labels > 0).sum() * found.spacing_mm**3
         for found in load_label_maps(cache, cached_names(cache))
     }
     maps = [nib.load(path) for path in sorted(out.glob("*/segmentation.nii.gz"))]
+    cts = [np.asarray(nib.load(path).dataobj) for path in sorted(out.glob("*/imaging.nii.gz"))]
+    plain, early = (np.median(ct[np.asarray(m.dataobj) == 1]) for ct, m in zip(cts, maps, strict=True))
+    assert plain < 60 < early  # the phases asked for, in turn
     assert len(maps) == 2
     assert len(held_out) == 1
     for image in maps:

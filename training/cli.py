@@ -11,6 +11,7 @@ import click
 from inference.preprocess import RoiSpec
 from training.config import PRESETS, Precision, TrainConfig
 from training.metrics import Metric
+from training.ranges import PHASES
 
 log = logging.getLogger("training")
 EXIT_SOME_FAILED, EXIT_USAGE = 1, 2
@@ -141,9 +142,17 @@ def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
 @click.option("--fold", callback=_parse_fold, default=None, metavar="K/10",
               help="Only around the label maps that this fold holds out of training.")  # fmt: skip
 @click.option("--spacing-mm", type=click.FloatRange(min=0.5, max=8.0), default=2.0, show_default=True)
+@click.option("--phase", "phases", type=click.Choice(PHASES), multiple=True,
+              help="Draw CTs in these contrast phases, in turn.  [default: each draws its own]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def synthesize_command(
-    out: Path, cases: int, labels: Path | None, fold: int | None, spacing_mm: float, seed: int
+    out: Path,
+    cases: int,
+    labels: Path | None,
+    fold: int | None,
+    spacing_mm: float,
+    phases: tuple[str, ...],
+    seed: int,
 ) -> None:
     """Write synthetic cases to OUT in KiTS19's layout and on-disk format."""
     from training.data import split_cases
@@ -158,7 +167,7 @@ def synthesize_command(
     except ValueError as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
-    synthesise_cases(out, cases, spacing_mm=spacing_mm, seed=seed, maps=maps)
+    synthesise_cases(out, cases, spacing_mm=spacing_mm, seed=seed, maps=maps, phases=phases)
 
 
 @main.command("evaluate")

@@ -7,9 +7,8 @@ from typing import Literal
 
 from inference.preprocess import RoiSpec, Shape
 from inference.weights import Stage
+from training.ranges import Range
 
-Range = tuple[float, float]
-"""Lower and upper end of a uniform distribution."""
 Source = Literal["images", "synthetic"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -46,10 +45,13 @@ class LossConfig:
     Attributes:
         cross_entropy: its weight; the paper has none.
         positive_weight: of the structure's voxels in the cross-entropy.
+        tumor_weight: of the tumor's voxels in the kidney network's cross-entropy, on top of that: what the
+            kidney network leaves out, the tumor network never sees.
     """
 
     cross_entropy: float = 0.0
     positive_weight: float = 1.0
+    tumor_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class SamplingConfig:
     kidneys_cut_share: float = 0.06  # scans that end within a kidney
     roi_shift_mm: tuple[float, float, float] = (24.0, 12.0, 12.0)  # (z, y, x), either way
     roi_anywhere_share: float = 0.25  # in scans longer than the ROI: what inference's tiles see
+    phase_shares: tuple[float, ...] | None = None  # of `PHASES`; None: as the synthesis draws them
     coarse_share: float = 0.0  # scans with larger voxels than the network's, interpolated to its grid ...
     coarse_slice_mm: Range = (2.0, 6.0)  # ... thick slices ...
     coarse_pixel_mm: Range = (1.0, 4.0)  # ... and, in every second one of them, large pixels
@@ -233,6 +236,21 @@ _KIDNEY_3MM_COARSE = replace(
     seed=3,
 )
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
+_TUMOR_3MM_CLOSE = replace(
+    _TUMOR_3MM,
+    crop_vox=(48, 40, 40),  # little more than a kidney: twice the patients in the same time
+    batch_size=12,
+    validation_steps=10,
+    max_epochs=24,
+    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=1.5e-3, warmup_steps=100),
+    sampling=replace(
+        _TUMOR_3MM.sampling,
+        phase_shares=(0.2, 0.38, 0.28, 0.14),  # KiTS19's CTs have contrast
+        coarse_share=0.3,
+        tumor_shrunk_share=0.25,  # small tumors are what it misses
+    ),
+    seed=4,
+)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
     roi=RoiSpec(),
@@ -270,6 +288,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-3mm-again": _KIDNEY_3MM_AGAIN,
         "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
         "tumor-3mm": _TUMOR_3MM,
+        "tumor-3mm-close": _TUMOR_3MM_CLOSE,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests

@@ -19,9 +19,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inference.preprocess import RoiSpec, Shape, Vector
-from training.config import AS_THEY_ARE, Range, SamplingConfig, TrainConfig
+from training.config import AS_THEY_ARE, SamplingConfig, TrainConfig
 from training.fields import SmoothField
 from training.prepare import KIDNEY, TUMOR, LabelMap, cached_names, load_label_maps, load_roi_image
+from training.ranges import PHASES, Range
 from training.synthesis import Landmarks, draw_labels, find_landmarks, synthesise_ct
 
 TRAINING, VALIDATION = 0, 1
@@ -413,7 +414,7 @@ class SyntheticPatients(Dataset[Sample]):
         inside = sample_inside(
             patient, shape_vox=shape, spacing_mm=roi.spacing_mm, origin_mm=origin, device=self.device
         )
-        labels = labels * inside
+        labels, shares = labels * inside, self.sampling.phase_shares
         hu = synthesise_ct(
             labels,
             inside,
@@ -421,6 +422,7 @@ class SyntheticPatients(Dataset[Sample]):
             seed=int(rng.integers(SEED_LIMIT)),
             landmarks=patient_landmarks(patient, device=self.device),
             origin_mm=origin,
+            phase=None if shares is None else PHASES[rng.choice(len(shares), p=shares)],
         )
         if rng.random() < self.sampling.coarse_share:
             hu = coarsen(hu, inside, _draw_coarse_voxel(self.sampling, roi.spacing_mm, rng), rng)

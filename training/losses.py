@@ -33,7 +33,7 @@ def dice_loss(probability: Tensor, target: Tensor, *, mask: Tensor | None = None
 
 
 def cross_entropy_loss(
-    logits: Tensor, target: Tensor, *, mask: Tensor | None = None, positive_weight: float = 1.0
+    logits: Tensor, target: Tensor, *, mask: Tensor | None = None, positive_weight: float | Tensor = 1.0
 ) -> Tensor:
     """Binary cross-entropy, averaged over each case's voxels (in the mask).
 
@@ -41,12 +41,12 @@ def cross_entropy_loss(
         logits: (B, 1, D, H, W), unbounded.
         target: same shape, 0 or 1.
         mask: same shape, 0 or 1. A case with an empty mask gives 0.
-        positive_weight: of the voxels where the target is 1.
+        positive_weight: of the voxels where the target is 1; a number, or one for each voxel.
 
     Returns:
         Scalar.
     """
-    weight = logits.new_tensor(positive_weight)
+    weight = torch.as_tensor(positive_weight, dtype=logits.dtype, device=logits.device)
     losses = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none")
     if mask is None:
         return losses.mean()

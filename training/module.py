@@ -100,9 +100,10 @@ class Segmentation(lightning.LightningModule):
             loss = dice_loss(torch.sigmoid(logits), target, mask=mask)
             weights = self.config.loss
             if weights.cross_entropy:
-                entropy = cross_entropy_loss(
-                    logits, target, mask=mask, positive_weight=weights.positive_weight
-                )
+                positive: float | Tensor = weights.positive_weight
+                if weights.tumor_weight != 1 and self.config.stage == "kidney":
+                    positive = torch.where(labels[:, None] == TUMOR, weights.tumor_weight, 1.0) * positive
+                entropy = cross_entropy_loss(logits, target, mask=mask, positive_weight=positive)
                 loss = loss + weights.cross_entropy * entropy
         return loss, logits
 

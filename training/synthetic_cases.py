@@ -20,7 +20,13 @@ FIRST_NUMBER = 90_000
 
 
 def synthesise_cases(
-    out: Path, n_cases: int, *, spacing_mm: float = 2.0, seed: int = 0, maps: Sequence[LabelMap] = ()
+    out: Path,
+    n_cases: int,
+    *,
+    spacing_mm: float = 2.0,
+    seed: int = 0,
+    maps: Sequence[LabelMap] = (),
+    phases: Sequence[str] = (),
 ) -> list[Path]:
     """Write `case_9XXXX/imaging.nii.gz` (float64, axes I,P,L) and `segmentation.nii.gz` (uint8).
 
@@ -30,6 +36,7 @@ def synthesise_cases(
         spacing_mm: isotropic.
         seed: of the first case; each case has its own random stream.
         maps: label maps to draw CTs around, in turn; without any, kidneys are drawn too.
+        phases: contrast phases, in turn; without any, each is drawn.
 
     Returns:
         The folders.
@@ -53,6 +60,7 @@ def synthesise_cases(
             seed=int(rng.integers(2**62)),
             landmarks=patient_landmarks(patient, device=cpu),
             origin_mm=(z, y, x),
+            phase=phases[i % len(phases)] if phases else None,
         )
         folder = out / f"case_{FIRST_NUMBER + i:05d}"
         folder.mkdir(parents=True, exist_ok=True)
