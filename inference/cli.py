@@ -120,7 +120,7 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--previews", type=_folder(), default=None, metavar="DIR",
               help="Write a PNG of each result in three planes.")  # fmt: skip
 @click.option("--save-probabilities", type=_folder(), default=None, metavar="DIR",
-              help="Write both networks' probabilities on the ROI grid (tumor: near the kidneys).")  # fmt: skip
+              help="Write both networks' probabilities as NIfTI (tumor: near the kidneys).")  # fmt: skip
 @click.option("--on-error", type=click.Choice(["skip", "background"]), default="skip", show_default=True,
               help="What is written for a case that fails: nothing, or an all-background map.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=None,
