@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,23 @@ class DeviceMemoryError(MemoryError):
     """A GPU has too little memory for the network."""
 
 
+@dataclass
+class Scratch:
+    """The networks' working memory. One at a time has it: a network of 168³ takes nearly 2 GB.
+
+    A network that runs again keeps it, since memory taken anew is cleared by the kernel page by page: a sixth
+    of a pass.
+    """
+
+    holder: Any = None
+
+    def take(self, compiled: Any) -> None:
+        """Have every other network give its memory back."""
+        if self.holder is not None and self.holder is not compiled:
+            self.holder.release_memory()
+        self.holder = compiled
+
+
 @dataclass(frozen=True)
 class Backend:
     """What runs the networks, and how.
@@ -49,12 +66,14 @@ class Backend:
         threads: CPU threads of a network.
         precision: "float32", "bfloat16", or "auto": bfloat16 where the processor has it (elsewhere it is
             emulated, and slower) and the weights are known to give the same label maps in it.
+        scratch: of its networks.
     """
 
     name: str
     device: str
     threads: int
     precision: str = "auto"
+    scratch: Scratch = field(default_factory=Scratch, compare=False)
 
     def network(self, weights: Weights) -> Network:
         """The network that these weights are, ready to run."""
@@ -218,8 +237,8 @@ def openvino_network(weights: Weights, backend: Backend) -> Network:
 
     def run(roi: NDArray[np.float32]) -> NDArray[np.float32]:
         compiled = compiling.result()
+        backend.scratch.take(compiled)
         logits = compiled(roi[None, None])[0]  # (1, 1, z, y, x)
-        compiled.release_memory()  # of 168³, nearly 2 GB, which the other network needs next
         return expit(logits[0, 0])
 
     return run

@@ -104,7 +104,8 @@ def test_openvino_networks_do_not_pile_up_in_memory() -> None:
     shape = (64, 64, 64)
     roi = np.zeros(shape, dtype=np.float32)
     weights = as_weights(VNet(base_channels=4).eval(), shape, base_channels=4)
-    networks = [Backend("openvino", "cpu", 1, "float32").network(weights) for _ in range(4)]
+    backend = Backend("openvino", "cpu", 1, "float32")
+    networks = [backend.network(weights) for _ in range(4)]
     networks[0](roi)  # what is set up once
     before = _resident_mib(statm)
     for network in networks[1:]:

@@ -235,6 +235,18 @@ _KIDNEY_3MM_COARSE = replace(
     ),
     seed=3,
 )
+_KIDNEY_3MM_TUMORS = replace(
+    _KIDNEY_3MM,
+    max_epochs=10,
+    # the round before left tumors out of the kidneys
+    loss=LossConfig(cross_entropy=1.0, tumor_weight=4.0),
+    sampling=replace(
+        _KIDNEY_3MM_COARSE.sampling,
+        coarse_share=0.4,
+        centres=CropCentres(kidney=0.25, tumor=0.35, border=0.1, elsewhere=0.3),
+    ),
+    seed=5,
+)
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_3MM_CLOSE = replace(
     _TUMOR_3MM,
@@ -287,6 +299,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-3mm": _KIDNEY_3MM,
         "kidney-3mm-again": _KIDNEY_3MM_AGAIN,
         "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
+        "kidney-3mm-tumors": _KIDNEY_3MM_TUMORS,
         "tumor-3mm": _TUMOR_3MM,
         "tumor-3mm-close": _TUMOR_3MM_CLOSE,
         "kidney-2mm": _KIDNEY_2MM,

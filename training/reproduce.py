@@ -18,6 +18,7 @@ log = logging.getLogger("training")
 SHIPPED_CHAIN = (
     *("kidney-4mm", "kidney-4mm-again", "tumor-4mm", "tumor-4mm-again", "kidney-4mm-longer"),
     *("kidney-3mm", "tumor-3mm", "kidney-3mm-again", "kidney-3mm-coarse"),
+    *("tumor-3mm-close", "kidney-3mm-tumors"),
 )
 """Each goes on from its stage's network before it; the first tumor network from the kidney network then."""
 TINY_CHAIN = ("tiny-kidney", "tiny-tumor")

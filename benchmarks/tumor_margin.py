@@ -1,0 +1,71 @@
+"""How much around the kidneys the tumor network has to see: label maps and times against the whole ROI.
+
+    python -m benchmarks.tumor_margin FOLDER [--weights weights]
+
+FOLDER is any input folder of `python -m inference`. Every CT is segmented with the tumor network run on the
+whole ROI, then on the kidneys' box with margins of several voxels.
+"""
+
+import time
+from pathlib import Path
+from unittest import mock
+
+import click
+import numpy as np
+
+from inference.backends import choose_backend
+from inference.cascade import Cascade, locate_kidneys, segment_kidneys, segment_tumor
+from inference.cases import find_cases
+from inference.ct import read_ct
+from inference.postprocess import TUMOR, restore
+from inference.preprocess import extract_roi
+from inference.weights import load_weights
+from training.metrics import dice
+
+MARGINS_VOX = (0, 8, 16, 24, 32)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@click.option("--weights", type=click.Path(path_type=Path), default=Path("weights"), show_default=True)
+def main(folder: Path, weights: Path) -> None:
+    """Print the table."""
+    backend = choose_backend(device="cpu")
+    kidney, tumor = (load_weights(weights / f"{stage}.safetensors", stage) for stage in ("kidney", "tumor"))
+    cascade = Cascade(backend.network(kidney), backend.network(tumor), kidney.metadata, tumor.metadata)
+    scores: dict[int, list[float]] = {margin: [] for margin in MARGINS_VOX}
+    shares: dict[int, list[float]] = {margin: [] for margin in MARGINS_VOX}
+    for case in find_cases(folder):
+        ct = read_ct(case.source)
+        roi = locate_kidneys(ct.hu, ct.spacing_mm, cascade)
+        image = extract_roi(ct.hu, roi)
+        probability = cascade.kidney(image)
+        structures = segment_kidneys(probability, kidney.metadata)
+        seconds, maps = {}, {}
+        for margin in (None, *MARGINS_VOX):
+            with mock.patch("inference.cascade.TUMOR_MARGIN_VOX", margin or 0):
+                for _ in range(2):  # the first pass of a shape prepares for it
+                    start = time.perf_counter()
+                    found = segment_tumor(image, structures, cascade.tumor, whole_roi=margin is None)
+                    seconds[margin] = time.perf_counter() - start
+            thresholds = {
+                "kidney_threshold": kidney.metadata.threshold,
+                "tumor_threshold": tumor.metadata.threshold,
+            }
+            restored = restore(probability, found, structures, roi, ct.hu.shape, **thresholds)
+            maps[margin] = restored.labels == TUMOR
+        for margin in MARGINS_VOX:
+            scores[margin].append(dice(maps[margin], maps[None]))
+            shares[margin].append(seconds[margin] / seconds[None])
+        told = "  ".join(f"{margin}: {scores[margin][-1]:.4f}" for margin in MARGINS_VOX)
+        click.echo(f"{case.name:24}{np.count_nonzero(maps[None]):9d} tumor voxels  {told}")
+    click.echo(
+        f"\n{'margin, voxels':16}{'tumor DSC, mean':>16}{'worst':>8}{'time':>8}   against the whole ROI"
+    )
+    for margin in MARGINS_VOX:
+        mean, worst, share = np.mean(scores[margin]), min(scores[margin]), np.mean(shares[margin])
+        click.echo(f"{margin:<16}{mean:16.4f}{worst:8.4f}{share:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
