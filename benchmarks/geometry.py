@@ -16,7 +16,7 @@ import numpy as np
 
 from inference.cascade import Cascade, locate_kidneys, segment_kidneys
 from inference.ct import read_ct
-from inference.postprocess import restore
+from inference.postprocess import keep_tumors, restore
 from inference.preprocess import RoiSpec, place_roi, resample
 from inference.vnet import DOWNSAMPLING
 from inference.weights import WeightsMetadata
@@ -42,10 +42,11 @@ def score(path: Path, cascade: Cascade, *, paper: bool, hard: bool) -> tuple[flo
     kidney, tumor = (np.nan_to_num(resample(mask, roi)) for mask in (organ, mass))
     if hard:
         kidney, tumor = ((p > 0.5).astype(np.float32) for p in (kidney, tumor))
+    structures = segment_kidneys(kidney, metadata)
     restored = restore(
         kidney,
-        tumor,
-        segment_kidneys(kidney, metadata),
+        tumor if paper else keep_tumors(tumor, structures, cascade.tumor_metadata.threshold),
+        structures,
         roi,
         labels.shape,
         kidney_threshold=metadata.threshold,

@@ -26,7 +26,7 @@ from inference.ct import (
     write_label_map,
     write_roi_volume,
 )
-from inference.postprocess import Restored, Structures, restore
+from inference.postprocess import Restored, Structures, keep_tumors, restore
 from inference.preprocess import Roi, extract_roi, place_roi
 from inference.preview import write_preview
 from inference.report import CaseReport
@@ -97,7 +97,7 @@ def segment_ct(ct: Ct, cascade: Cascade, report: CaseReport, *, paper: bool) -> 
     with report.timed("restore"):
         restored = restore(
             kidney,
-            tumor,
+            tumor if paper else keep_tumors(tumor, structures, tumor_metadata.threshold),
             structures,
             roi,
             ct.hu.shape,

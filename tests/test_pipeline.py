@@ -236,6 +236,17 @@ def test_paper_crops_the_centre_also_of_a_long_scan() -> None:
     assert not literal.restored.labels.any()
 
 
+def test_paper_keeps_small_pieces_of_tumor() -> None:
+    hu = abdomen(with_tumor=True)
+    right = np.argwhere((hu == KIDNEY_HU) & (np.arange(hu.shape[2]) < hu.shape[2] // 2)).mean(0).astype(int)
+    small = tuple(slice(i, i + 2) for i in right)
+    hu[small] = TUMOR_HU  # a tenth of the one in the other kidney
+    for paper, kept in ((True, True), (False, False)):
+        found = segment_ct(ct_of(hu), threshold_cascade(), CaseReport("", "", ""), paper=paper)
+        assert (found.restored.labels[small] == 2).any() == kept
+        assert np.count_nonzero(found.restored.labels == 2) > 60  # the large one
+
+
 # ------------------------------------------------------------------------------------ failures stay their own
 
 

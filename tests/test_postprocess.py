@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inference.postprocess import Restored, Structures, keep_kidneys, restore
+from inference.postprocess import Restored, Structures, keep_kidneys, keep_tumors, restore
 from inference.preprocess import Roi, RoiSpec, Shape, Vector, place_roi
 from tests.helpers import ball, identity_roi
 
@@ -68,6 +68,34 @@ def test_corners_that_touch_make_one_structure() -> None:
     assert keep_kidneys(corner, BIG_VOXEL_MM3).volumes_mm3 == (15_000.0,)
     apart = mask_of((6, 6, 6), (0, 0, 0), (2, 2, 2), (4, 4, 4))
     assert keep_kidneys(apart, BIG_VOXEL_MM3).volumes_mm3 == ()
+
+
+def test_small_pieces_beside_a_large_tumor_are_dropped() -> None:
+    kidneys = keep_kidneys(np.ones((5, 5, 12), dtype=bool), BIG_VOXEL_MM3)
+    tumor = np.full((5, 5, 12), 0.1, dtype=np.float32)
+    tumor[0, 0, :8] = 0.9  # eight voxels
+    tumor[2, 0, 0:2] = 0.8  # a quarter of it stays
+    tumor[4, 0, 0] = 0.99  # an eighth does not, however sure
+    tumor[4, 4, 6:8], tumor[3, 3, 8] = 0.7, 0.7  # three, joined at corners, stay
+    expected = tumor.copy()
+    expected[4, 0, 0] = 0
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), expected)
+    # at a higher threshold all that is left of the first is one voxel: the others are no longer small
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.95), tumor)
+
+
+def test_what_the_tumor_network_says_outside_the_kidneys_is_no_measure() -> None:
+    kidneys = keep_kidneys(mask_of((4, 4, 9), *((0, 0, x) for x in range(9))), BIG_VOXEL_MM3)
+    tumor = np.zeros((4, 4, 9), dtype=np.float32)
+    tumor[0, 0, 0] = tumor[0, 0, 8] = 1
+    tumor[2:] = 1
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), tumor)
+
+
+def test_without_a_tumor_nothing_is_dropped() -> None:
+    kidneys = keep_kidneys(np.ones((4, 4, 4), dtype=bool), BIG_VOXEL_MM3)
+    for tumor in (np.zeros((4, 4, 4), dtype=np.float32), np.full((4, 4, 4), 0.4, dtype=np.float32)):
+        np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), tumor)
 
 
 def test_nothing_gives_nothing() -> None:

@@ -150,16 +150,17 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
 
 
 def _callbacks(config: TrainConfig, options: RunOptions) -> list[Callback]:
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
+    def checkpoint(filename: str, monitor: str | None) -> ModelCheckpoint:
+        return ModelCheckpoint(
             options.out,
-            filename=BEST,
-            monitor="val_loss",
-            save_last=True,
+            filename=filename,
+            monitor=monitor,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-    ]
+
+    # Lightning's own `save_last` leaves out epochs that are no better than the best one
+    callbacks: list[Callback] = [checkpoint(BEST, "val_loss"), checkpoint(LAST, None)]
     if config.patience:
         callbacks.append(EarlyStopping("val_loss", patience=config.patience))
     if options.max_minutes:
