@@ -244,7 +244,7 @@ def test_paper_keeps_small_pieces_of_tumor() -> None:
     for paper, kept in ((True, True), (False, False)):
         found = segment_ct(ct_of(hu), threshold_cascade(), CaseReport("", "", ""), paper=paper)
         assert (found.restored.labels[small] == 2).any() == kept
-        assert np.count_nonzero(found.restored.labels == 2) > 60  # the large one
+        assert np.count_nonzero(found.restored.labels == 2) > 40  # the large one
 
 
 # ------------------------------------------------------------------------------------ failures stay their own

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import lightning
 import nibabel as nib
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ from training.data import (
 from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
 from training.prepare import cached_names, load_label_maps, prepare
 from training.reproduce import TINY_CHAIN, reproduce
-from training.train import RunOptions, train
+from training.train import RunOptions, _callbacks, train
 
 TINY = replace(
     PRESETS["tiny-kidney"],
@@ -246,6 +247,35 @@ def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
     assert weights.metadata.roi == TINY.roi
     assert weights.metadata.provenance["preset"] == "test"
     assert "validation_dsc" in weights.metadata.provenance
+
+
+class _EverWorse(lightning.LightningModule):
+    """Trains one number; its validation loss is the number of the epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        self.log("val_loss", float(self.current_epoch), on_step=False, on_epoch=True)
+        return self.layer(batch).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_the_last_checkpoint_is_the_last_epochs_also_where_it_is_not_the_best(tmp_path: Path) -> None:
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        callbacks=_callbacks(TINY, RunOptions(tmp_path)),
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(_EverWorse(), torch.utils.data.DataLoader(torch.ones(2, 1)))
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in tmp_path.iterdir()}
+    assert steps == {"best.ckpt": 2, "last.ckpt": 6}
 
 
 def test_any_checkpoint_can_be_exported(uninterrupted: Path, tmp_path: Path) -> None:
