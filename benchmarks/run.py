@@ -362,22 +362,25 @@ def network(side: int, threads: Sequence[int], repeats: int, matmul: int) -> Non
 @click.option("--side", default=168, show_default=True)
 @click.option("--steps", default=2, show_default=True, help="Measured, after one that is not.")
 def training(side: int, steps: int) -> None:
-    """Seconds and memory of a training step by precision and checkpointing; the time to make its data."""
+    """Seconds and memory of a training step by precision, checkpointing and whether freed memory is kept.
+
+    And the time to make its data. Training keeps freed memory.
+    """
     rows = []
-    for precision in ("float32", "bfloat16"):
-        for checkpointing in (False, True):
-            code = "import sys; from benchmarks.training_step import main; main(*map(int, sys.argv[1:]))"
-            arguments = [str(int(v)) for v in (side, steps, precision == "bfloat16", checkpointing)]
-            done = subprocess.run(
-                [sys.executable, "-c", code, *arguments], cwd=ROOT, check=True, capture_output=True, text=True
-            )
-            measured = json.loads(done.stdout.splitlines()[-1])
-            rows.append(
-                {"precision": precision, "checkpointing": "yes" if checkpointing else "no", **measured}
-            )
+    ways = [(precision, on, True) for precision in ("float32", "bfloat16") for on in (False, True)]
+    for precision, checkpointing, is_kept in (*ways, ("bfloat16", False, False)):
+        code = "import sys; from benchmarks.training_step import main; main(*map(int, sys.argv[1:]))"
+        arguments = [str(int(v)) for v in (side, steps, precision == "bfloat16", checkpointing, is_kept)]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        row = {"precision": precision, "checkpointing": checkpointing, "memory kept": is_kept}
+        told = {key: "yes" if value is True else value or "no" for key, value in row.items()}
+        rows.append({**told, **json.loads(done.stdout.splitlines()[-1])})
 
     def label(row: dict) -> str:
-        return f"{row['precision']}, checkpointing: {row['checkpointing']}"
+        kept = "" if row["memory kept"] == "yes" else ", memory not kept"
+        return f"{row['precision']}, checkpointing: {row['checkpointing']}{kept}"
 
     note = f"one step, one synthetic patient of {side}³"
     publish("training", rows, bars(label, "step s", "data s"), note)

@@ -11,12 +11,15 @@ from inference.vnet import VNet
 from training.losses import dice_loss
 from training.module import checkpoint_activations
 from training.synthesis import draw_labels, synthesise_ct
+from training.train import keep_freed_memory
 
 SPACING_MM = 2.0
 
 
-def main(side: int, steps: int, is_bf16: int, is_checkpointed: int) -> None:
+def main(side: int, steps: int, is_bf16: int, is_checkpointed: int, is_memory_kept: int) -> None:
     """Print the seconds of a step and of making its data, and the peak memory, as a line of JSON."""
+    if is_memory_kept:
+        keep_freed_memory()
     start = time.perf_counter()
     labels = draw_labels(shape_vox=(side,) * 3, spacing_mm=SPACING_MM * 168 / side, seed=0)
     inside = torch.ones_like(labels, dtype=torch.bool)
