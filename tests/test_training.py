@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from inference.cli import main as segment
 from inference.preprocess import RoiSpec
 from inference.vnet import VNet
-from inference.weights import WeightsMetadata, load_weights
+from inference.weights import WeightsMetadata, load_weights, save_weights
 from tests.helpers import write_weights
 from training.cli import main
 from training.config import AS_THEY_ARE, PRESETS, LossConfig, SamplingConfig
@@ -247,6 +247,28 @@ def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
     assert weights.metadata.roi == TINY.roi
     assert weights.metadata.provenance["preset"] == "test"
     assert "validation_dsc" in weights.metadata.provenance
+
+
+def test_the_mean_of_networks_by_hand(tmp_path: Path) -> None:
+    def write(name: str, value: float, **changes: Any) -> Path:
+        contract = WeightsMetadata("kidney", TINY.roi, 1, provenance={"preset": name}, **changes)
+        net = VNet(base_channels=1)
+        with torch.no_grad():
+            for tensor in net.state_dict().values():
+                tensor.fill_(value)
+        save_weights(tmp_path / name, net, contract)
+        return tmp_path / name
+
+    one, three = write("one", 1.0), write("three", 3.0)
+    assert CliRunner().invoke(main, ["average", str(tmp_path / "out"), str(one), str(three)]).exit_code == 0
+    mean = load_weights(tmp_path / "out", "kidney")
+    assert {float(v) for t in mean.tensors.values() for v in t.ravel() if t.dtype == np.float32} == {2.0}
+    assert mean.metadata.provenance["mean_of"] == "one + three"
+    other = tmp_path / "tumor"
+    save_weights(other, VNet(base_channels=1), WeightsMetadata("tumor", TINY.roi, 1))
+    refused = CliRunner().invoke(main, ["average", str(tmp_path / "no"), str(one), str(other)])
+    assert refused.exit_code == 2
+    assert not (tmp_path / "no").exists()
 
 
 class _EverWorse(lightning.LightningModule):

@@ -134,6 +134,23 @@ def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
     log.info("%s: %s network, %s", out, metadata.stage, metadata.roi)
 
 
+@main.command("average")
+@click.argument("out", type=_path())
+@click.argument("weights", type=_path(), nargs=-1, required=True)
+@click.option("--version", default=None, help="Of the weights, for the model card.")
+def average_command(out: Path, weights: tuple[Path, ...], version: str | None) -> None:
+    """Write the mean of exported WEIGHTS, of rounds that went on from one another, to OUT.safetensors."""
+    from inference.weights import WeightsError
+    from training.module import average_weights
+
+    try:
+        metadata = average_weights(weights, out, version=version)
+    except (ValueError, WeightsError) as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+    log.info("%s: %s network, mean of %d", out, metadata.stage, len(weights))
+
+
 @main.command("synthesize")
 @click.argument("out", type=_path())
 @click.option("--cases", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")

@@ -1,7 +1,7 @@
 """One network in training: loss, validation, optimiser, and its export as self-describing weights."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,7 +17,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 
 from inference.preprocess import RoiSpec
 from inference.vnet import VNet
-from inference.weights import WeightsError, WeightsMetadata, load_weights, save_weights
+from inference.weights import Weights, WeightsError, WeightsMetadata, load_weights, save_weights
 from training.config import OptimiserConfig, TrainConfig
 from training.data import Sample
 from training.losses import cross_entropy_loss, dice_loss, dice_score
@@ -219,12 +219,14 @@ def load_tensors(path: Path) -> Mapping[str, Tensor]:
     Raises:
         ValueError: the file holds no such weights.
     """
-    if path.suffix == ".ckpt":
-        return _read_checkpoint(path)[0]
+    return _read_checkpoint(path)[0] if path.suffix == ".ckpt" else _load(path).model.state_dict()
+
+
+def _load(path: Path) -> Weights:
     try:
-        return load_weights(path, "kidney").model.state_dict()
+        return load_weights(path, "kidney")
     except WeightsError:
-        return load_weights(path, "tumor").model.state_dict()
+        return load_weights(path, "tumor")
 
 
 def export_weights(checkpoint: Path, out: Path, *, version: str | None = None) -> WeightsMetadata:
@@ -241,13 +243,47 @@ def export_weights(checkpoint: Path, out: Path, *, version: str | None = None) -
     tensors, metadata = _read_checkpoint(checkpoint)
     if version is not None:
         metadata = replace(metadata, version=version)
+    _write(out, tensors, metadata)
+    return metadata
+
+
+def average_weights(paths: Sequence[Path], out: Path, *, version: str | None = None) -> WeightsMetadata:
+    """Write the mean of networks that went on from one another: steadier than each of them.
+
+    Args:
+        paths: exported weights of one stage, grid and width. What they say of themselves is taken from the
+            last one, its validation DSC too.
+        out: the `.safetensors` file.
+        version: of the weights, for the model card.
+
+    Raises:
+        ValueError: networks that have no mean, or no weights of ours.
+    """
+    networks = [_load(path) for path in paths]
+    contracts = {(w.metadata.stage, w.metadata.roi, w.metadata.base_channels) for w in networks}
+    if len(contracts) != 1:
+        raise ValueError(f"{', '.join(map(str, paths))}: of several stages, grids or widths. Name like ones")
+    states = [weights.model.state_dict() for weights in networks]
+    mean = {
+        name: sum(state[name] for state in states) / len(states) if last.is_floating_point() else last
+        for name, last in states[-1].items()
+    }
+    last = networks[-1].metadata
+    presets = " + ".join(w.metadata.provenance.get("preset", "?") for w in networks)
+    metadata = replace(
+        last, version=version or last.version, provenance={**last.provenance, "mean_of": presets}
+    )
+    _write(out, mean, metadata)
+    return metadata
+
+
+def _write(out: Path, tensors: Mapping[str, Tensor], metadata: WeightsMetadata) -> None:
     net = VNet(base_channels=metadata.base_channels)
     net.load_state_dict(tensors)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     save_weights(partial, net, metadata)
     partial.replace(out)
-    return metadata
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], WeightsMetadata]:

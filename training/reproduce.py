@@ -10,7 +10,7 @@ from pathlib import Path
 from inference.preprocess import RoiSpec
 from inference.weights import CHECKSUMS, Stage, WeightsMetadata, load_weights
 from training.config import PRESETS
-from training.module import VALIDATION_DSC
+from training.module import VALIDATION_DSC, average_weights
 from training.prepare import prepare
 from training.train import RunOptions, train
 
@@ -18,9 +18,11 @@ log = logging.getLogger("training")
 SHIPPED_CHAIN = (
     *("kidney-4mm", "kidney-4mm-again", "tumor-4mm", "tumor-4mm-again", "kidney-4mm-longer"),
     *("kidney-3mm", "tumor-3mm", "kidney-3mm-again", "kidney-3mm-coarse"),
-    *("tumor-3mm-close", "kidney-3mm-tumors"),
+    *("tumor-3mm-close", "kidney-3mm-tumors", "tumor-3mm-sparing"),
 )
 """Each goes on from its stage's network before it; the first tumor network from the kidney network then."""
+AVERAGED = ("kidney-3mm-coarse", "kidney-3mm-tumors")
+"""The shipped kidney network is the mean of these rounds' networks."""
 TINY_CHAIN = ("tiny-kidney", "tiny-tumor")
 TOLERANCE = 0.01
 """Validation DSC may differ this much from the shipped weights': other hardware adds in another order."""
@@ -80,6 +82,10 @@ def reproduce(
         weights[config.stage] = train(config, options, name=name)
     for stage, path in weights.items():
         shutil.copyfile(path, out / f"{stage}.safetensors")
+    if set(AVERAGED) <= set(chain):
+        average_weights(
+            [out / "runs" / name / "kidney.safetensors" for name in AVERAGED], out / "kidney.safetensors"
+        )
     _write_checksums(out, sorted(weights))
     return [_compare(stage, out, shipped) for stage in weights]
 
