@@ -467,7 +467,8 @@ def test_coarse_voxels_are_means_of_fine_ones_interpolated_back() -> None:
     assert torch.equal(ends[5:], fine[5:])
 
 
-def test_the_tiny_chain_learns(tmp_path: Path) -> None:
+def test_the_tiny_chain_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.reproduce.AVERAGED", ("tiny-kidney",))
     results = {
         result.stage: result for result in reproduce(None, tmp_path, chain=TINY_CHAIN, accelerator="cpu")
     }
@@ -475,6 +476,8 @@ def test_the_tiny_chain_learns(tmp_path: Path) -> None:
     for stage in ("kidney", "tumor"):
         load_weights(tmp_path / f"{stage}.safetensors", stage)  # type: ignore[arg-type]  # checks SHA256SUMS
     assert "kidney.safetensors" in (tmp_path / "SHA256SUMS").read_text()
+    mean = load_weights(tmp_path / "kidney.safetensors", "kidney")
+    assert mean.metadata.provenance["mean_of"] == "tiny-kidney"
 
 
 def test_wrong_usage_is_said() -> None:
