@@ -15,9 +15,9 @@ from inference.weights import WeightsMetadata
 TILE_OVERLAP = 0.25
 """Least part of a tile that the next one repeats: a kidney is about a third of a tile long, so what one
 tile cuts lies deeper inside its neighbour."""
-TUMOR_MARGIN_VOX = 16
-"""What the tumor network sees around the kidneys. It could see 44 voxels far, but was trained on crops about
-as tight as this; `benchmarks/NOTES.md` has what it changes."""
+TUMOR_MARGIN_VOX = 32
+"""What the tumor network sees around the kidneys. It could see 44 voxels far, but from here on label maps are
+those of the whole ROI (`benchmarks/tumor_margin.py`)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def segment_tumor(
         image: (z, y, x), the ROI in [0, 1].
         structures: the kidneys. Without any the network is not run.
         network: the tumor network.
-        whole_roi: run it on the whole ROI (the paper's way), at twice the time.
+        whole_roi: run it on the whole ROI (the paper's way).
     """
     probability = np.zeros_like(image)
     if structures.boxes:

@@ -135,12 +135,12 @@ def structures_at(shape: tuple[int, int, int], *boxes: Box) -> Structures:
 
 
 def test_the_tumor_network_sees_the_kidneys_and_a_margin() -> None:
-    image = np.random.default_rng(0).random((64, 64, 72), dtype=np.float32)
-    kidneys = structures_at(image.shape, np.s_[20:30, 24:40, 33:41], np.s_[25:31, 30:36, 44:46])
+    image = np.random.default_rng(0).random((96, 112, 120), dtype=np.float32)
+    kidneys = structures_at(image.shape, np.s_[40:50, 44:60, 53:61], np.s_[45:51, 50:56, 64:66])
     network = Recorder()
     probability = segment_tumor(image, kidneys, network)
-    # 16 voxels more on each side, then outwards to multiples of 8, and no farther than the ROI
-    seen = np.s_[0:48, 8:56, 16:64]
+    # 32 voxels more on each side, then outwards to multiples of 8
+    seen = np.s_[8:88, 8:96, 16:104]
     np.testing.assert_array_equal(network.shown[0], image[seen])
     np.testing.assert_array_equal(probability[seen], image[seen])
     probability[seen] = 0
@@ -170,8 +170,8 @@ def test_the_box_holds_the_kidneys_on_the_poolings_grid(start: int, size: int, s
     kidney = slice(start, min(side, start + size))
     for box in _box_around([(kidney,) * 3], (side,) * 3):
         assert box.start % 8 == box.stop % 8 == 0
-        assert 0 <= box.start <= max(0, kidney.start - 16)
-        assert min(side, kidney.stop + 16) <= box.stop <= side
+        assert 0 <= box.start <= max(0, kidney.start - 32)
+        assert min(side, kidney.stop + 32) <= box.stop <= side
 
 
 def test_with_a_margin_as_wide_as_its_view_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
