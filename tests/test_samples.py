@@ -1,4 +1,4 @@
-"""The sample cases: made again bit for bit, small, in different layouts and geometries."""
+"""The sample cases: made again, small, in different layouts and geometries."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,18 @@ from tests.helpers import save_nifti
 FOLDER = Path(make.__file__).parent
 
 
-def test_the_command_makes_the_same_bytes_again(tmp_path: Path) -> None:
+def test_the_command_makes_the_same_samples_again(tmp_path: Path) -> None:
+    """Bit for bit on one kind of processor; on another a sum may round otherwise: 1 HU in few voxels."""
     make.main(tmp_path)
     for part in ("input", "reference"):
-        shipped = {p.relative_to(FOLDER): p.read_bytes() for p in (FOLDER / part).rglob("*") if p.is_file()}
-        made = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / part).rglob("*") if p.is_file()}
-        assert shipped.keys() == made.keys()
-        assert [name for name in shipped if shipped[name] != made[name]] == []
+        names = {p.relative_to(FOLDER) for p in (FOLDER / part).rglob("*") if p.is_file()}
+        assert names == {p.relative_to(tmp_path) for p in (tmp_path / part).rglob("*") if p.is_file()}
+        for name in names:
+            shipped, made = read_ct(FOLDER / name), read_ct(tmp_path / name)
+            np.testing.assert_array_equal(shipped.native.affine, made.native.affine)
+            away = np.abs(shipped.hu.astype(int) - made.hu)
+            assert away.max() <= (1 if part == "input" else 0)
+            assert np.count_nonzero(away) < 1e-3 * away.size
 
 
 def test_each_case_has_a_reference_on_its_own_grid() -> None:
