@@ -1,4 +1,6 @@
-"""Makes the sample cases beside this file, bit for bit: `python -m test_data.make [FOLDER]`.
+"""Makes the sample cases beside this file: `python -m test_data.make [FOLDER]`.
+
+Bit for bit on the kind of processor that made them; on another, 1 HU in few voxels may differ.
 
 Four patients drawn by the project's own generator (kidneys, tumors and the CT around them: no person's
 data), each in another layout and geometry. `input/` holds the CTs, `reference/` the label maps that they
