@@ -265,8 +265,8 @@ def average_weights(paths: Sequence[Path], out: Path, *, version: str | None = N
         raise ValueError(f"{', '.join(map(str, paths))}: of several stages, grids or widths. Name like ones")
     states = [weights.model.state_dict() for weights in networks]
     mean = {
-        name: sum(state[name] for state in states) / len(states) if last.is_floating_point() else last
-        for name, last in states[-1].items()
+        name: sum(state[name] for state in states) / len(states) if tensor.is_floating_point() else tensor
+        for name, tensor in states[-1].items()
     }
     last = networks[-1].metadata
     presets = " + ".join(w.metadata.provenance.get("preset", "?") for w in networks)

@@ -66,8 +66,7 @@ class StopAfter(Callback):
 def keep_freed_memory() -> None:
     """Have glibc's malloc keep what is freed; elsewhere nothing happens.
 
-    Otherwise every large tensor of every step on a CPU is new memory, which the kernel clears page by page:
-    a fifth of a step's time.
+    Otherwise every large tensor of every step on a CPU is new memory, which the kernel clears page by page.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
