@@ -26,7 +26,7 @@ from inference.ct import (
     write_label_map,
     write_roi_volume,
 )
-from inference.postprocess import Restored, Structures, keep_tumors, restore
+from inference.postprocess import Restored, Structures, grow_by_tumor, keep_tumors, restore
 from inference.preprocess import Roi, extract_roi, place_roi
 from inference.preview import write_preview
 from inference.report import CaseReport
@@ -95,16 +95,17 @@ def segment_ct(ct: Ct, cascade: Cascade, report: CaseReport, *, paper: bool) -> 
     with report.timed("tumor"):
         tumor = segment_tumor(image, structures, cascade.tumor, whole_roi=paper)
     with report.timed("restore"):
-        restored = restore(
-            kidney,
-            tumor if paper else keep_tumors(tumor, structures, tumor_metadata.threshold),
-            structures,
-            roi,
-            ct.hu.shape,
-            kidney_threshold=kidney_metadata.threshold,
-            tumor_threshold=tumor_metadata.threshold,
-            nearest=paper,
-        )
+        thresholds = {
+            "kidney_threshold": kidney_metadata.threshold,
+            "tumor_threshold": tumor_metadata.threshold,
+        }
+        organ, mass = kidney, tumor
+        if not paper:
+            reach = tumor_metadata.margin_vox
+            _, grown = grow_by_tumor(kidney, tumor, structures, reach_vox=reach, **thresholds)
+            mass = keep_tumors(tumor, grown, tumor_metadata.threshold)
+            organ, structures = grow_by_tumor(kidney, mass, structures, reach_vox=reach, **thresholds)
+        restored = restore(organ, mass, structures, roi, ct.hu.shape, nearest=paper, **thresholds)
     return Segmentation(roi, kidney, tumor, structures, restored)
 
 

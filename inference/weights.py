@@ -38,6 +38,8 @@ class WeightsMetadata:
         roi: the grid and the intensities that it was trained on.
         base_channels: see `VNet`.
         threshold: probability above which a voxel belongs to the structure.
+        margin_vox: how far around the kidneys a tumor network was taught, in voxels of its grid: so far
+            tumors may grow out of them.
         bf16: whether its label maps were found to stay the same in bfloat16 (DSC ≥ 0.999 on every sample
             case); if not, inference computes in float32 unless told otherwise.
         version: of the weights, chosen by whoever trained them.
@@ -48,6 +50,7 @@ class WeightsMetadata:
     roi: RoiSpec = field(default_factory=RoiSpec)
     base_channels: int = 8
     threshold: float = 0.5
+    margin_vox: int = 0
     bf16: bool = False
     version: str = "0"
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -175,6 +178,8 @@ def _check_metadata(metadata: WeightsMetadata) -> None:
         raise ValueError(f"normalisation is {roi.normalisation!r}")
     if not (roi.spacing_mm > 0 and low_hu < high_hu and 0 <= metadata.threshold < 1):
         raise ValueError(f"{roi.spacing_mm} mm, {roi.window_hu} HU, threshold {metadata.threshold}")
+    if not isinstance(metadata.margin_vox, int) or not 0 <= metadata.margin_vox <= max(roi.shape_vox):
+        raise ValueError(f"margin_vox is {metadata.margin_vox!r}")
     if not isinstance(metadata.bf16, bool):
         raise ValueError(f"bf16 is {metadata.bf16!r}")
     if not isinstance(metadata.base_channels, int) or metadata.base_channels < 1:

@@ -4,6 +4,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,22 @@ def test_paper_keeps_small_pieces_of_tumor() -> None:
         found = segment_ct(ct_of(hu), threshold_cascade(), CaseReport("", "", ""), paper=paper)
         assert (found.restored.labels[small] == 2).any() == kept
         assert np.count_nonzero(found.restored.labels == 2) > 40  # the large one
+
+
+def test_a_tumor_reaches_out_of_its_kidney_as_far_as_its_network_was_taught() -> None:
+    hu = abdomen(with_tumor=True)
+    ct, truth = ct_of(hu), hu == TUMOR_HU
+    cascade = threshold_cascade()
+    kidney = replace(cascade, kidney=lambda roi: cascade.kidney(roi) * (cascade.tumor(roi) < 0.5))
+
+    def found(margin_vox: int, *, paper: bool = False) -> float:
+        taught = replace(kidney, tumor_metadata=replace(kidney.tumor_metadata, margin_vox=margin_vox))
+        labels = segment_ct(ct, taught, CaseReport("", "", ""), paper=paper).restored.labels
+        return float((labels[truth] == 2).mean())
+
+    assert found(0) < 0.1
+    assert found(9) > 0.7
+    assert found(9, paper=True) < 0.1
 
 
 # ------------------------------------------------------------------------------------ failures stay their own

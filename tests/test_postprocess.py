@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inference.postprocess import Restored, Structures, keep_kidneys, keep_tumors, restore
+from inference.postprocess import (
+    Restored,
+    Structures,
+    grow_by_tumor,
+    keep_kidneys,
+    keep_tumors,
+    restore,
+)
 from inference.preprocess import Roi, RoiSpec, Shape, Vector, place_roi
 from tests.helpers import ball, identity_roi
 
@@ -96,6 +103,57 @@ def test_without_a_tumor_nothing_is_dropped() -> None:
     kidneys = keep_kidneys(np.ones((4, 4, 4), dtype=bool), BIG_VOXEL_MM3)
     for tumor in (np.zeros((4, 4, 4), dtype=np.float32), np.full((4, 4, 4), 0.4, dtype=np.float32)):
         np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), tumor)
+
+
+def grown(kidney: NDArray, tumor: NDArray, reach_vox: int) -> tuple[NDArray[np.float32], Structures]:
+    structures = keep_kidneys(kidney > 0.5, BIG_VOXEL_MM3)
+    return grow_by_tumor(
+        kidney, tumor, structures, reach_vox=reach_vox, kidney_threshold=0.5, tumor_threshold=0.4
+    )
+
+
+def test_a_kidney_grows_by_the_tumor_beside_it_as_far_as_that_reaches() -> None:
+    kidney, tumor = np.zeros((2, 5, 5, 12), dtype=np.float32)
+    kidney[2, 2, 0:4] = 0.9
+    tumor[2, 2, 2:9] = 0.7  # two voxels within the kidney, five beyond
+    tumor[0, 0, 0:3] = 0.9  # touches nothing
+    probability, structures = grown(kidney, tumor, 3)
+    assert np.argwhere(structures.ids == 1).tolist() == [[2, 2, x] for x in range(7)]
+    assert structures.boxes == ((slice(2, 3), slice(2, 3), slice(0, 7)),)
+    assert structures.volumes_mm3 == (7 * BIG_VOXEL_MM3,)
+    # as far above the kidney's threshold as the tumor above its own
+    np.testing.assert_allclose(probability[2, 2], [0.9] * 4 + [0.8] * 3 + [0.0] * 5, atol=1e-6)
+    assert not probability[0].any()
+    # farther than the grid and the tumor go
+    assert np.count_nonzero(grown(kidney, tumor, 30)[1].ids) == 9
+
+
+def test_a_gap_in_the_tumor_ends_the_growth_and_a_corner_does_not() -> None:
+    kidney, tumor = np.zeros((2, 6, 6, 9), dtype=np.float32)
+    kidney[1, 1, 0:3] = 0.9
+    tumor[2, 2, 3] = tumor[3, 3, 4] = 0.9  # joined at corners
+    tumor[1, 1, 4] = 0.9  # next to the first of them
+    tumor[3, 3, 6] = 0.9  # a voxel between
+    _, structures = grown(kidney, tumor, 9)
+    added = np.argwhere((structures.ids > 0) & (kidney == 0)).tolist()
+    assert added == [[1, 1, 4], [2, 2, 3], [3, 3, 4]]
+
+
+def test_a_tumor_between_two_kidneys_is_the_larger_ones() -> None:
+    kidney, tumor = np.zeros((2, 3, 3, 12), dtype=np.float32)
+    kidney[1, 1, 0:3] = kidney[1, 1, 6:12] = 0.9
+    tumor[1, 1, 3:6] = 0.9
+    _, structures = grown(kidney, tumor, 5)
+    assert structures.ids[1, 1].tolist() == [2] * 3 + [1] * 9
+
+
+def test_without_a_reach_or_a_tumor_kidneys_stay_as_they_are() -> None:
+    kidney, tumor = np.zeros((2, 3, 3, 9), dtype=np.float32)
+    kidney[1, 1, 0:4], tumor[1, 1] = 0.9, 0.9
+    for mass, reach_vox in ((tumor, 0), (np.zeros_like(tumor), 3)):
+        probability, structures = grown(kidney, mass, reach_vox)
+        np.testing.assert_array_equal(probability, kidney)
+        np.testing.assert_array_equal(structures.ids, kidney > 0.5)
 
 
 def test_nothing_gives_nothing() -> None:

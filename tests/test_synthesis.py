@@ -1,6 +1,7 @@
 """Synthetic CTs: repeatable, plausible, and the same patient in every crop."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from training import synthesis
+from training import anatomy, synthesis
 from training.patient import draw_tissue
 from training.ranges import PHASES
 from training.synthesis import Landmarks, draw_labels, find_landmarks, synthesise_ct
@@ -227,3 +228,21 @@ def test_the_sinus_is_filled_with_fat_vessels_or_urine_not_parenchyma() -> None:
         hu = synthesise_ct(labels, WHOLE, spacing_mm=SPACING_MM, seed=seed, phase="nephrographic")
         drops.append(float(hu[labels == 1].median() - hu[hollow].median()))
     assert np.median(drops) > 40
+
+
+def test_urine_lies_beside_the_kidneys_too_and_never_in_them(
+    labels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renal pelvis and ureter: dense urine in the excretory phase, below and beside the kidneys."""
+    with_tract, without = [], []
+    for seed in range(4):
+        draw = partial(synthesise_ct, labels, WHOLE, spacing_mm=SPACING_MM, seed=seed, phase="excretory")
+        with_tract.append(draw())
+        with monkeypatch.context() as patch:
+            patch.setattr(anatomy, "urinary_tract", lambda canvas, patient: None)
+            without.append(draw())
+    changes = (torch.stack(with_tract) - torch.stack(without)).abs() > 50
+    n_changed = changes.flatten(1).sum(1)
+    assert (n_changed > 0).sum() >= 3  # six of ten pelves and seven of ten ureters are filled
+    kidneys = torch.from_numpy(ndimage.binary_erosion(labels.numpy() > 0, iterations=2))
+    assert not changes[:, kidneys].any()

@@ -127,6 +127,18 @@ def test_the_kidney_loss_weighs_tumor_voxels() -> None:
     assert loss(5.0, labels) == pytest.approx(loss(1.0, labels))
 
 
+def test_the_tumor_loss_sees_the_kidneys_and_a_margin() -> None:
+    labels = torch.zeros(1, 12, 12, 12, dtype=torch.uint8)
+    labels[0, 5, 5, 4], labels[0, 5, 5, 5] = 1, 2
+    for margin_vox, seen in ((0, 2), (1, 3 * 3 * 4), (2, 5 * 5 * 6)):
+        config = replace(TINY, stage="tumor", loss=LossConfig(margin_vox=margin_vox))
+        module = Segmentation(config, WeightsMetadata(stage="tumor", roi=TINY.roi, base_channels=4))
+        target, mask = module._target(labels)
+        assert torch.equal(target[0, 0] > 0, labels[0] == 2)
+        assert mask is not None
+        assert int(mask.sum()) == seen
+
+
 def test_edits_do_what_they_say() -> None:
     rng = np.random.default_rng(0)
     source = next(s for s in (draw_label_map(rng) for _ in range(9)) if (s.labels == 2).any())

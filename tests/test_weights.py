@@ -20,6 +20,7 @@ METADATA = WeightsMetadata(
     roi=RoiSpec((32, 40, 48), 1.5, "minmax", (-100.0, 300.0)),
     base_channels=2,
     threshold=0.35,
+    margin_vox=4,
     version="7.1",
     provenance={"data": "synthetic", "epochs": "12"},
 )
@@ -215,6 +216,9 @@ def test_a_pickle_is_refused_and_not_run(weights: Path, tmp_path: Path) -> None:
         changed(roi__window_hu=[240.0, -160.0]),
         changed(roi__unknown=1),
         changed(threshold=1.5),
+        changed(margin_vox=-1),
+        changed(margin_vox=2.5),
+        changed(margin_vox=10**9),
         changed(threshold=float("nan")),
         changed(base_channels="2"),
         changed(base_channels=0),
@@ -232,6 +236,13 @@ def test_intact_metadata_by_the_same_way(weights: Path) -> None:
     """The changes above are what makes those fail."""
     with_metadata(weights, changed())
     assert load_weights(weights, "kidney").metadata == METADATA
+
+
+def test_weights_from_before_margins_have_none(weights: Path) -> None:
+    raw = json.loads(changed())
+    del raw["margin_vox"]
+    with_metadata(weights, json.dumps(raw))
+    assert load_weights(weights, "kidney").metadata.margin_vox == 0
 
 
 def test_saved_weights_can_be_read_by_any_user(tmp_path: Path) -> None:

@@ -321,6 +321,29 @@ def vessels(canvas: Canvas, patient: Patient) -> None:
             part.paint(part.soft(torch.minimum(radius - away, length)).mul_(part.free(0.0)), hu)
 
 
+def urinary_tract(canvas: Canvas, patient: Patient) -> None:
+    """Renal pelves as far as they lie outside the kidneys, and ureters: neither is kidney in KiTS19."""
+    ranges, draw, urine = RANGES.back, patient.draw("urinary tract"), patient.tissue.urine
+    for kidney_z, kidney_y, kidney_x in patient.kidney_centres:
+        side = 1 if kidney_x > 0 else -1
+        z, y = kidney_z + draw(ranges.pelvis_z), kidney_y - draw(ranges.pelvis_front)
+        x, radii = kidney_x - side * draw(ranges.pelvis_medial), draw.triple(ranges.pelvis_radii)
+        radius = draw(ranges.ureter_radius)
+        end_y, end_x = patient.spine_y + draw(ranges.ureter_y), patient.spine_x + side * draw(ranges.ureter_x)
+        has_pelvis, has_ureter = draw.chance(ranges.pelvis_share), draw.chance(ranges.ureter_share)
+        if has_pelvis:
+            part = canvas.around((z, y, x), radii)
+            part.paint(part.soft(part.ellipsoid((z, y, x), radii)).mul_(part.free(0.0)), urine)
+        if has_ureter:
+            spans = ((min(a, b) - radius, max(a, b) + radius) for a, b in ((y, end_y), (x, end_x)))
+            part = canvas.region((-np.inf, z), *spans)
+            way = (z - part.z).div_(ranges.ureter_fall_mm).clamp_(max=1)
+            away = (part.y - y).sub_(way, alpha=end_y - y).square_()
+            away.add_((part.x - x).sub_(way, alpha=end_x - x).square_()).sqrt_()
+            depth = torch.minimum(radius - away, z - part.z)
+            part.paint(part.soft(depth).mul_(part.free(0.0)), urine)
+
+
 def bones(canvas: Canvas, patient: Patient) -> None:
     """Spine and ribs."""
     ranges, draw = RANGES.back, patient.draw("bones")
@@ -429,6 +452,6 @@ def draw_surroundings(canvas: Canvas, patient: Patient) -> None:
     """Everything but the kidneys, in the order in which later organs cover earlier ones."""
     for organ in (
         body, table_and_arms, lungs, bowel, small_organs, colon, liver, spleen, stomach,
-        muscles, vessels, pelvis, bones,
+        muscles, vessels, urinary_tract, pelvis, bones,
     ):  # fmt: skip
         organ(canvas, patient)

@@ -47,11 +47,13 @@ class LossConfig:
         positive_weight: of the structure's voxels in the cross-entropy.
         tumor_weight: of the tumor's voxels in the kidney network's cross-entropy, on top of that: what the
             kidney network leaves out, the tumor network never sees.
+        margin_vox: the tumor's loss sees the kidneys grown by so many voxels; the paper's the kidneys alone.
     """
 
     cross_entropy: float = 0.0
     positive_weight: float = 1.0
     tumor_weight: float = 1.0
+    margin_vox: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        stage: "kidney", or "tumor", whose loss sees only the voxels inside the true kidneys.
+        stage: "kidney", or "tumor", whose loss sees only the true kidneys (and `LossConfig.margin_vox`).
         source: real image ROIs, or CTs synthesised around label maps.
         roi: grid and intensities that the network will see at inference.
         crop_vox: (z, y, x) voxels of a training sample on that grid; None is the whole ROI.
@@ -247,6 +249,17 @@ _KIDNEY_3MM_TUMORS = replace(
     ),
     seed=5,
 )
+_KIDNEY_3MM_URINE = replace(
+    _KIDNEY_3MM_TUMORS,
+    # drawn since: renal pelves and ureters outside the kidneys
+    optimiser=replace(_KIDNEY_3MM.optimiser, learning_rate=8e-4),
+    loss=LossConfig(cross_entropy=1.0, tumor_weight=2.0),
+    sampling=replace(
+        _KIDNEY_3MM_TUMORS.sampling,
+        centres=CropCentres(kidney=0.35, tumor=0.25, border=0.15, elsewhere=0.25),
+    ),
+    seed=8,
+)
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_3MM_CLOSE = replace(
     _TUMOR_3MM,
@@ -272,6 +285,17 @@ _TUMOR_3MM_SPARING = replace(
     loss=LossConfig(cross_entropy=1.0),
     sampling=replace(_TUMOR_3MM_CLOSE.sampling, phase_shares=None, tumor_removed_share=0.3),
     seed=6,
+)
+_TUMOR_3MM_LONGER = replace(
+    _TUMOR_3MM_CLOSE,
+    max_epochs=24,
+    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=6e-4, warmup_steps=50),
+    # the rounds before never saw what lies beside a kidney, which the kidney network may take for one
+    loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=5),
+    sampling=replace(
+        _TUMOR_3MM_CLOSE.sampling, phase_shares=(0.25, 0.35, 0.27, 0.13), tumor_removed_share=0.25
+    ),
+    seed=7,
 )
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
@@ -310,9 +334,11 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-3mm-again": _KIDNEY_3MM_AGAIN,
         "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
         "kidney-3mm-tumors": _KIDNEY_3MM_TUMORS,
+        "kidney-3mm-urine": _KIDNEY_3MM_URINE,
         "tumor-3mm": _TUMOR_3MM,
         "tumor-3mm-close": _TUMOR_3MM_CLOSE,
         "tumor-3mm-sparing": _TUMOR_3MM_SPARING,
+        "tumor-3mm-longer": _TUMOR_3MM_LONGER,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
+from torch.nn import functional
 
 from inference.preprocess import RoiSpec
 from inference.vnet import VNet
@@ -85,12 +86,16 @@ class Segmentation(lightning.LightningModule):
         self.log("val_dsc", total / count.clamp(min=1), prog_bar=True)
 
     def _target(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Target and mask of the loss, float (B, 1, D, H, W): kidney ∪ tumor, or tumor within it."""
+        """Target and mask of the loss, float (B, 1, D, H, W): kidney ∪ tumor, or tumor and its place."""
         labels = labels[:, None]
         kidneys = (labels > 0).float()
         if self.config.stage == "kidney":
             return kidneys, None
-        return (labels == TUMOR).float(), kidneys
+        margin, mask = self.config.loss.margin_vox, kidneys
+        for axis in range(3 if margin else 0):  # three lines instead of one cube: a hundredth of the work
+            reach = [margin if a == axis else 0 for a in range(3)]
+            mask = functional.max_pool3d(mask, [2 * n + 1 for n in reach], stride=1, padding=reach)
+        return (labels == TUMOR).float(), mask
 
     def _loss(self, batch: Sample) -> tuple[Tensor, Tensor]:
         image, labels = batch

@@ -292,6 +292,16 @@ class BackRanges:
     renal_shortest_mm: float = 10.0
     renal_z: Range = (-8, 8)  # at the kidney
     renal_rise: Range = (-5, 15)  # from there to the great vessels
+    pelvis_share: float = 0.6  # renal pelves that reach out of the kidney
+    pelvis_medial: Range = (12, 30)  # of the kidney's centre
+    pelvis_front: Range = (-4, 14)
+    pelvis_z: Range = (-18, 8)
+    pelvis_radii: Ranges3 = ((5, 18), (4, 12), (6, 18))
+    ureter_share: float = 0.7  # filled ones
+    ureter_radius: Range = (1.5, 4.0)
+    ureter_x: Range = (26, 45)  # where it ends, in front of the psoas ...
+    ureter_y: Range = (-30, -5)  # ... against the vertebral body's centre ...
+    ureter_fall_mm: float = 120.0  # ... so far below the kidney
     period_z: Range = (27, 38)  # vertebra and disc
     disc_mm: Range = (5, 11)
     trabecular_hu: Range = (80, 280)

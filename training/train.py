@@ -94,6 +94,7 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         stage=config.stage,
         roi=config.roi,
         base_channels=config.base_channels,
+        margin_vox=config.loss.margin_vox,
         provenance={
             "preset": name,
             "source": config.source,
