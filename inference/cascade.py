@@ -41,7 +41,12 @@ def segment_kidneys(probability: NDArray[np.float32], metadata: WeightsMetadata)
 
 
 def segment_tumor(
-    image: NDArray[np.float32], structures: Structures, network: Network, *, whole_roi: bool = False
+    image: NDArray[np.float32],
+    structures: Structures,
+    network: Network,
+    *,
+    whole_roi: bool = False,
+    mirror: bool = False,
 ) -> NDArray[np.float32]:
     """The tumor network's probabilities around the kidneys, 0 elsewhere, where nobody looks.
 
@@ -50,11 +55,16 @@ def segment_tumor(
         structures: the kidneys. Without any the network is not run.
         network: the tumor network.
         whole_roi: run it on the whole ROI (the paper's way).
+        mirror: run it on the mirror image (left and right) too, and take the mean of both.
     """
     probability = np.zeros_like(image)
     if structures.boxes:
         box = (slice(None),) * 3 if whole_roi else _box_around(structures.boxes, image.shape)
-        probability[box] = network(np.ascontiguousarray(image[box]))
+        part = np.ascontiguousarray(image[box])
+        probability[box] = network(part)
+        if mirror:
+            probability[box] += network(np.ascontiguousarray(part[:, :, ::-1]))[:, :, ::-1]
+            probability[box] /= 2
     return probability
 
 

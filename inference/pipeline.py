@@ -93,7 +93,8 @@ def segment_ct(ct: Ct, cascade: Cascade, report: CaseReport, *, paper: bool) -> 
     with report.timed("components"):
         structures = segment_kidneys(kidney, kidney_metadata)
     with report.timed("tumor"):
-        tumor = segment_tumor(image, structures, cascade.tumor, whole_roi=paper)
+        mirror = tumor_metadata.mirror and not paper
+        tumor = segment_tumor(image, structures, cascade.tumor, whole_roi=paper, mirror=mirror)
     with report.timed("restore"):
         thresholds = {
             "kidney_threshold": kidney_metadata.threshold,

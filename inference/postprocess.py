@@ -101,10 +101,12 @@ def grow_by_tumor(
 ) -> tuple[NDArray[np.float32], Structures]:
     """Kidneys with the parts of their tumors that the kidney network left out (not in the paper).
 
+    What does not begin within a kidney is none of its tumors.
+
     Args:
         kidney, tumor: probabilities (z, y, x) on the ROI grid.
         structures: what `keep_kidneys` kept.
-        reach_vox: steps from tumor voxel to tumor voxel (26-connected) that may lead away from a structure.
+        reach_vox: steps from tumor voxel to tumor voxel (26-connected) that may lead out of a structure.
         kidney_threshold, tumor_threshold: a voxel belongs to a structure above it.
 
     Returns:
@@ -116,14 +118,16 @@ def grow_by_tumor(
     for rank, (box, volume) in enumerate(zip(structures.boxes, structures.volumes_mm3, strict=True), start=1):
         z, y, x = (slice(max(0, side.start - reach_vox), side.stop + reach_vox) for side in box)
         around = ids[z, y, x]  # a view
-        old, free = around == rank, (around == 0) & (tumor[z, y, x] > tumor_threshold)
-        grown = ndimage.binary_dilation(old, CONNECTIVITY_26, iterations=reach_vox, mask=free)
+        old, is_tumor = around == rank, tumor[z, y, x] > tumor_threshold
+        grown = ndimage.binary_dilation(
+            old & is_tumor, CONNECTIVITY_26, iterations=reach_vox, mask=is_tumor & (around == 0)
+        )
         new = grown & ~old
         around[new] = rank
         kidney[z, y, x][new] = tumor[z, y, x][new] - tumor_threshold + kidney_threshold
-        own_z, own_y, own_x = ndimage.find_objects(grown.view(np.uint8))[0]
+        own_z, own_y, own_x = ndimage.find_objects((old | new).view(np.uint8))[0]
         boxes.append((_within(z, own_z), _within(y, own_y), _within(x, own_x)))
-        volumes.append(volume * np.count_nonzero(grown) / np.count_nonzero(old))
+        volumes.append(volume * (1 + np.count_nonzero(new) / np.count_nonzero(old)))
     return kidney, Structures(ids, tuple(boxes), tuple(volumes))
 
 

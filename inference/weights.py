@@ -40,6 +40,7 @@ class WeightsMetadata:
         threshold: probability above which a voxel belongs to the structure.
         margin_vox: how far around the kidneys a tumor network was taught, in voxels of its grid: so far
             tumors may grow out of them.
+        mirror: a tumor network's probabilities are to be the mean over the CT and its mirror image.
         bf16: whether its label maps were found to stay the same in bfloat16 (DSC ≥ 0.999 on every sample
             case); if not, inference computes in float32 unless told otherwise.
         version: of the weights, chosen by whoever trained them.
@@ -51,6 +52,7 @@ class WeightsMetadata:
     base_channels: int = 8
     threshold: float = 0.5
     margin_vox: int = 0
+    mirror: bool = False
     bf16: bool = False
     version: str = "0"
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -180,7 +182,7 @@ def _check_metadata(metadata: WeightsMetadata) -> None:
         raise ValueError(f"{roi.spacing_mm} mm, {roi.window_hu} HU, threshold {metadata.threshold}")
     if not isinstance(metadata.margin_vox, int) or not 0 <= metadata.margin_vox <= max(roi.shape_vox):
         raise ValueError(f"margin_vox is {metadata.margin_vox!r}")
-    if not isinstance(metadata.bf16, bool):
-        raise ValueError(f"bf16 is {metadata.bf16!r}")
+    if not (isinstance(metadata.bf16, bool) and isinstance(metadata.mirror, bool)):
+        raise ValueError(f"bf16 is {metadata.bf16!r}, mirror is {metadata.mirror!r}")
     if not isinstance(metadata.base_channels, int) or metadata.base_channels < 1:
         raise ValueError(f"base_channels is {metadata.base_channels!r}")

@@ -157,6 +157,23 @@ def test_the_papers_tumor_network_sees_the_whole_roi() -> None:
     np.testing.assert_array_equal(probability, image)
 
 
+def test_a_mirrored_tumor_network_is_the_mean_over_left_and_right() -> None:
+    image = np.random.default_rng(0).random((16, 16, 24), dtype=np.float32)
+    ramp = np.linspace(0, 1, 24, dtype=np.float32)  # more to the left, whatever is shown
+    shown = []
+
+    def network(part: NDArray[np.float32]) -> NDArray[np.float32]:
+        shown.append(part)
+        return part * ramp
+
+    kidneys = structures_at(image.shape, np.s_[2:9, 3:9, 1:20])
+    probability = segment_tumor(image, kidneys, network, mirror=True)
+    assert len(shown) == 2
+    np.testing.assert_array_equal(shown[1], image[:, :, ::-1])
+    np.testing.assert_allclose(probability, image / 2, atol=1e-6)  # ramp and mirrored ramp: one half
+    assert (segment_tumor(image, kidneys, network) == image * ramp).all()
+
+
 def test_without_kidneys_the_tumor_network_is_not_asked() -> None:
     network = Recorder()
     image = np.ones((16, 16, 16), dtype=np.float32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inference import pipeline
-from inference.backends import DeviceMemoryError
+from inference.backends import DeviceMemoryError, Network
 from inference.cascade import Cascade
 from inference.cases import find_cases
 from inference.ct import Ct, NativeGrid
@@ -252,16 +252,44 @@ def test_a_tumor_reaches_out_of_its_kidney_as_far_as_its_network_was_taught() ->
     hu = abdomen(with_tumor=True)
     ct, truth = ct_of(hu), hu == TUMOR_HU
     cascade = threshold_cascade()
-    kidney = replace(cascade, kidney=lambda roi: cascade.kidney(roi) * (cascade.tumor(roi) < 0.5))
 
-    def found(margin_vox: int, *, paper: bool = False) -> float:
-        taught = replace(kidney, tumor_metadata=replace(kidney.tumor_metadata, margin_vox=margin_vox))
-        labels = segment_ct(ct, taught, CaseReport("", "", ""), paper=paper).restored.labels
+    def leaves_out_half_of_the_tumor(roi: NDArray[np.float32]) -> NDArray[np.float32]:
+        is_tumor = cascade.tumor(roi) > 0.5
+        middle = int(np.argwhere(is_tumor)[:, 0].mean())
+        is_tumor[:middle] = False
+        return np.where(is_tumor, np.float32(0), cascade.kidney(roi))
+
+    def found(kidney: Network, margin_vox: int, *, paper: bool = False) -> float:
+        metadata = replace(cascade.tumor_metadata, margin_vox=margin_vox)
+        careless = replace(cascade, kidney=kidney, tumor_metadata=metadata)
+        labels = segment_ct(ct, careless, CaseReport("", "", ""), paper=paper).restored.labels
         return float((labels[truth] == 2).mean())
 
-    assert found(0) < 0.1
-    assert found(9) > 0.7
-    assert found(9, paper=True) < 0.1
+    whole = found(cascade.kidney, 0)
+    assert whole > 0.75
+    assert found(leaves_out_half_of_the_tumor, 0) < 0.7 * whole
+    assert found(leaves_out_half_of_the_tumor, 9) == pytest.approx(whole, abs=0.02)
+    assert found(leaves_out_half_of_the_tumor, 9, paper=True) < 0.7 * whole
+
+
+def test_the_mirror_image_counts_where_the_weights_ask_for_it_and_never_on_paper() -> None:
+    asked = []
+    cascade = threshold_cascade()
+
+    def tumor(roi: NDArray[np.float32]) -> NDArray[np.float32]:
+        asked.append(roi)
+        return cascade.tumor(roi)
+
+    for mirror, paper, times in ((False, False, 1), (True, False, 2), (True, True, 1)):
+        metadata = replace(cascade.tumor_metadata, mirror=mirror)
+        asked.clear()
+        segment_ct(
+            ct_of(abdomen()),
+            replace(cascade, tumor=tumor, tumor_metadata=metadata),
+            CaseReport("", "", ""),
+            paper=paper,
+        )
+        assert len(asked) == times
 
 
 # ------------------------------------------------------------------------------------ failures stay their own

@@ -117,20 +117,21 @@ def test_a_kidney_grows_by_the_tumor_beside_it_as_far_as_that_reaches() -> None:
     kidney[2, 2, 0:4] = 0.9
     tumor[2, 2, 2:9] = 0.7  # two voxels within the kidney, five beyond
     tumor[0, 0, 0:3] = 0.9  # touches nothing
+    tumor[1, 2, 0] = 0.9  # touches the kidney, where there is no tumor in it
     probability, structures = grown(kidney, tumor, 3)
     assert np.argwhere(structures.ids == 1).tolist() == [[2, 2, x] for x in range(7)]
     assert structures.boxes == ((slice(2, 3), slice(2, 3), slice(0, 7)),)
     assert structures.volumes_mm3 == (7 * BIG_VOXEL_MM3,)
     # as far above the kidney's threshold as the tumor above its own
     np.testing.assert_allclose(probability[2, 2], [0.9] * 4 + [0.8] * 3 + [0.0] * 5, atol=1e-6)
-    assert not probability[0].any()
+    assert not probability[:2].any()
     # farther than the grid and the tumor go
     assert np.count_nonzero(grown(kidney, tumor, 30)[1].ids) == 9
 
 
 def test_a_gap_in_the_tumor_ends_the_growth_and_a_corner_does_not() -> None:
     kidney, tumor = np.zeros((2, 6, 6, 9), dtype=np.float32)
-    kidney[1, 1, 0:3] = 0.9
+    kidney[1, 1, 0:3], tumor[1, 1, 2] = 0.9, 0.9
     tumor[2, 2, 3] = tumor[3, 3, 4] = 0.9  # joined at corners
     tumor[1, 1, 4] = 0.9  # next to the first of them
     tumor[3, 3, 6] = 0.9  # a voxel between
@@ -142,7 +143,7 @@ def test_a_gap_in_the_tumor_ends_the_growth_and_a_corner_does_not() -> None:
 def test_a_tumor_between_two_kidneys_is_the_larger_ones() -> None:
     kidney, tumor = np.zeros((2, 3, 3, 12), dtype=np.float32)
     kidney[1, 1, 0:3] = kidney[1, 1, 6:12] = 0.9
-    tumor[1, 1, 3:6] = 0.9
+    tumor[1, 1, 2:7] = 0.9
     _, structures = grown(kidney, tumor, 5)
     assert structures.ids[1, 1].tolist() == [2] * 3 + [1] * 9
 

@@ -21,6 +21,7 @@ METADATA = WeightsMetadata(
     base_channels=2,
     threshold=0.35,
     margin_vox=4,
+    mirror=True,
     version="7.1",
     provenance={"data": "synthetic", "epochs": "12"},
 )
@@ -217,6 +218,7 @@ def test_a_pickle_is_refused_and_not_run(weights: Path, tmp_path: Path) -> None:
         changed(roi__unknown=1),
         changed(threshold=1.5),
         changed(margin_vox=-1),
+        changed(mirror="no"),
         changed(margin_vox=2.5),
         changed(margin_vox=10**9),
         changed(threshold=float("nan")),
@@ -238,11 +240,12 @@ def test_intact_metadata_by_the_same_way(weights: Path) -> None:
     assert load_weights(weights, "kidney").metadata == METADATA
 
 
-def test_weights_from_before_margins_have_none(weights: Path) -> None:
+def test_weights_from_before_margins_and_mirrors_have_none(weights: Path) -> None:
     raw = json.loads(changed())
-    del raw["margin_vox"]
+    del raw["margin_vox"], raw["mirror"]
     with_metadata(weights, json.dumps(raw))
-    assert load_weights(weights, "kidney").metadata.margin_vox == 0
+    loaded = load_weights(weights, "kidney").metadata
+    assert (loaded.margin_vox, loaded.mirror) == (0, False)
 
 
 def test_saved_weights_can_be_read_by_any_user(tmp_path: Path) -> None:

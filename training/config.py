@@ -133,6 +133,7 @@ class TrainConfig:
             stops early. `max_epochs` × `steps_per_epoch` is the plan that the learning rate follows.
         fresh_head: the last convolution is drawn anew, with a bias that starts at rare foreground.
         head_bias: that bias.
+        mirror: see `WeightsMetadata`; training itself is the same.
         split_seed: of the folds. `seed` may differ along a chain of runs; the cases held out may not.
     """
 
@@ -154,6 +155,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     fresh_head: bool = False
     head_bias: float = -1.0
+    mirror: bool = False
     seed: int = 0
     split_seed: int = 0
 
@@ -295,6 +297,7 @@ _TUMOR_3MM_LONGER = replace(
     sampling=replace(
         _TUMOR_3MM_CLOSE.sampling, phase_shares=(0.25, 0.35, 0.27, 0.13), tumor_removed_share=0.25
     ),
+    mirror=True,
     seed=7,
 )
 _TUMOR_2MM = replace(

@@ -95,6 +95,7 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         roi=config.roi,
         base_channels=config.base_channels,
         margin_vox=config.loss.margin_vox,
+        mirror=config.mirror,
         provenance={
             "preset": name,
             "source": config.source,
