@@ -278,16 +278,6 @@ _TUMOR_3MM_CLOSE = replace(
     ),
     seed=4,
 )
-_TUMOR_3MM_SPARING = replace(
-    _TUMOR_3MM_CLOSE,
-    validation_steps=5,
-    max_epochs=4,
-    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=5e-4, warmup_steps=20),
-    # the round before called too much a tumor, above all without contrast
-    loss=LossConfig(cross_entropy=1.0),
-    sampling=replace(_TUMOR_3MM_CLOSE.sampling, phase_shares=None, tumor_removed_share=0.3),
-    seed=6,
-)
 _TUMOR_3MM_LONGER = replace(
     _TUMOR_3MM_CLOSE,
     max_epochs=24,
@@ -299,6 +289,12 @@ _TUMOR_3MM_LONGER = replace(
     ),
     mirror=True,
     seed=7,
+)
+_TUMOR_3MM_AGAIN = replace(
+    _TUMOR_3MM_LONGER,
+    max_epochs=8,
+    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=4e-4, warmup_steps=20),
+    seed=9,
 )
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
@@ -340,8 +336,8 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-3mm-urine": _KIDNEY_3MM_URINE,
         "tumor-3mm": _TUMOR_3MM,
         "tumor-3mm-close": _TUMOR_3MM_CLOSE,
-        "tumor-3mm-sparing": _TUMOR_3MM_SPARING,
         "tumor-3mm-longer": _TUMOR_3MM_LONGER,
+        "tumor-3mm-again": _TUMOR_3MM_AGAIN,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests
