@@ -403,6 +403,14 @@ class SyntheticPatients(Dataset[Sample]):
         self.device = device or torch.device("cpu")
 
     def __getitem__(self, index: int) -> Sample:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a worker: sums over several threads differ in the last bit
+        try:
+            return self._draw(index)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _draw(self, index: int) -> Sample:
         rng = np.random.default_rng([self.config.seed, self.stream, index])
         roi, shape = self.config.roi, self.config.shape_vox
         patient = self._draw_patient(rng, index)
