@@ -404,7 +404,7 @@ class SyntheticPatients(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a worker: sums over several threads differ in the last bit
+        torch.set_num_threads(1)  # as PyTorch's workers have: sums over more differ in the last bit
         try:
             return self._draw(index)
         finally:
@@ -575,9 +575,4 @@ class Patients(lightning.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_one_thread,
         )
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
