@@ -3,12 +3,10 @@
 import functools
 import logging
 import os
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -29,6 +27,7 @@ from inference.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageEr
 from inference.pipeline import LabelWriter, Options, run_cases, write_as_label_map
 from inference.report import CaseReport, write_report
 from inference.staging import sweep
+from inference.stop import IN_HAND, stoppable
 from inference.weights import Weights, WeightsError, load_weights
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
@@ -36,30 +35,6 @@ WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent
 EXIT_ALL_WRITTEN, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 
 log = logging.getLogger("inference")
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Told to stop (SIGTERM, SIGINT): end when the label map in hand is written. Told twice: at once."""
-    told: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
-        told.append(number)
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    except BaseException as error:
-        if told:  # whatever a library has made of it on the way
-            log.debug("stopped in", exc_info=error)
-            log.warning("stopped: what is written is whole; go on with --skip-existing")
-            raise SystemExit(128 + told[0]) from None
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _parse_shard(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
@@ -127,7 +102,7 @@ def _folder(*, exists: bool = False) -> click.Path:
               help="CPU threads of the networks.  [default: all cores]")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell more, and show tracebacks of bugs.")
-@_stoppable()
+@stoppable()
 def main(
     input_path: Path,
     output_path: Path,
@@ -229,7 +204,8 @@ def _run_with_progress(
 def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
     """Whether the report could be written: if not, that is no reason to stop."""
     try:
-        write_report(path, reports, run)
+        with IN_HAND:
+            write_report(path, reports, run)
     except OSError as error:
         log.error("%s: report not written (%s). Check its folder", path, error.strerror)
         return False

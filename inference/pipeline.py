@@ -31,6 +31,7 @@ from inference.preprocess import Roi, extract_roi, place_roi
 from inference.preview import write_preview
 from inference.report import CaseReport
 from inference.staging import sweep
+from inference.stop import IN_HAND
 from inference.volume import check_hounsfield
 
 log = logging.getLogger("inference")
@@ -149,9 +150,6 @@ def run_cases(
         def read_ahead(index: int) -> Future[Ct] | None:
             return reader.submit(_read, *waiting[index]) if index < len(waiting) else None
 
-        # a signal while a thread is started leaves it unknown to its executor, which then does not wait for
-        # it: the writer's is started before it has a case in hand
-        writer.submit(int).result()
         reading = read_ahead(0)
         writing: Future[None] | None = None
         for index, (case, report) in enumerate(waiting):
@@ -218,6 +216,14 @@ def _write(
     options: Options,
     finish: Callable[[CaseReport], None],
 ) -> None:
+    with IN_HAND:
+        _write_in_hand(case, report, ct, segmentation, options)
+        finish(report)
+
+
+def _write_in_hand(
+    case: Case, report: CaseReport, ct: Ct | None, segmentation: Segmentation | None, options: Options
+) -> None:
     try:
         if ct is not None and segmentation is not None:
             _describe(report, ct, segmentation)
@@ -230,7 +236,6 @@ def _write(
         _note_failure(report, error)
     if report.status == "failed" and options.background_on_error:
         _write_background(case, report, ct, options)
-    finish(report)
 
 
 def _write_extras(

@@ -526,15 +526,11 @@ def test_a_process_keeps_stdout_clean(tmp_path: Path, weights_folder: Path) -> N
 
 
 SLOW_WRITER = """
-import sys, threading, time
+import sys, time
 import inference.nifti
 from inference.cli import main
 
-save, start = inference.nifti.nib.save, threading.Thread.start
-
-def slow_start(thread):  # as on a busy machine: it is at work before start() returns
-    start(thread)
-    time.sleep(0.3)
+save = inference.nifti.nib.save
 
 def slow_save(image, path):
     save(image, path)
@@ -542,7 +538,6 @@ def slow_save(image, path):
     time.sleep(1.0)
 
 inference.nifti.nib.save = slow_save
-threading.Thread.start = slow_start
 main()
 """
 

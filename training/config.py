@@ -296,6 +296,14 @@ _TUMOR_3MM_AGAIN = replace(
     optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=4e-4, warmup_steps=20),
     seed=9,
 )
+_TUMOR_3MM_WIDE = replace(
+    _TUMOR_3MM_AGAIN,
+    max_epochs=24,
+    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=6e-4, warmup_steps=50),
+    # a tumor whose outer half the kidney network leaves out reaches farther than 15 mm
+    loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=10),
+    seed=10,
+)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
     roi=RoiSpec(),
@@ -338,6 +346,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "tumor-3mm-close": _TUMOR_3MM_CLOSE,
         "tumor-3mm-longer": _TUMOR_3MM_LONGER,
         "tumor-3mm-again": _TUMOR_3MM_AGAIN,
+        "tumor-3mm-wide": _TUMOR_3MM_WIDE,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests

@@ -1,0 +1,82 @@
+"""A signal to stop lets what is in hand come to its end, wherever the main thread happens to be."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import threading, time
+from inference.stop import IN_HAND, stoppable
+
+library = threading.Lock()  # as the import system's, or a logger's
+
+def write():
+    with IN_HAND:
+        print("in hand", flush=True)
+        with library:
+            print("written", flush=True)
+            time.sleep({after})
+
+with stoppable():
+    library.acquire()
+    writer = threading.Thread(target=write)
+    if {writes}:
+        writer.start()
+    else:
+        print("in hand", flush=True)
+    time.sleep({main})
+    library.release()
+    time.sleep(600)
+"""
+
+
+def started(*, writes: bool, main: float, after: float = 0.0) -> subprocess.Popen[str]:
+    """The program, which has something in hand or says that it has."""
+    command = [sys.executable, "-c", PROGRAM.format(writes=writes, main=main, after=after)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in hand\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_lock_that_the_main_thread_holds_is_given_back(number: signal.Signals) -> None:
+    """An exception raised there would leave the writer waiting for it."""
+    process = started(writes=True, main=1.0)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert stdout == "written\n"
+    assert stderr == "stopped: what is written is whole; go on with --skip-existing\n"
+
+
+def test_with_nothing_in_hand_no_long_call_delays_the_end() -> None:
+    process = started(writes=False, main=600)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_second_signal_waits_for_nothing() -> None:
+    process = started(writes=True, main=0.0, after=600)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def test_afterwards_signals_are_as_before() -> None:
+    program = (
+        "import os, signal; from inference.stop import stoppable\n"
+        "with stoppable(): pass\n"
+        "print(signal.set_wakeup_fd(-1)); os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "-1\n")
