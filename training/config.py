@@ -262,6 +262,11 @@ _KIDNEY_3MM_URINE = replace(
     ),
     seed=8,
 )
+_KIDNEY_3MM_LONGER = replace(
+    _KIDNEY_3MM_URINE,  # goes on from the mean of the three rounds before
+    optimiser=replace(_KIDNEY_3MM.optimiser, learning_rate=6e-4, warmup_steps=20),
+    seed=11,
+)
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_3MM_CLOSE = replace(
     _TUMOR_3MM,
@@ -342,6 +347,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
         "kidney-3mm-tumors": _KIDNEY_3MM_TUMORS,
         "kidney-3mm-urine": _KIDNEY_3MM_URINE,
+        "kidney-3mm-longer": _KIDNEY_3MM_LONGER,
         "tumor-3mm": _TUMOR_3MM,
         "tumor-3mm-close": _TUMOR_3MM_CLOSE,
         "tumor-3mm-longer": _TUMOR_3MM_LONGER,
