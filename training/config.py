@@ -262,11 +262,6 @@ _KIDNEY_3MM_URINE = replace(
     ),
     seed=8,
 )
-_KIDNEY_3MM_LONGER = replace(
-    _KIDNEY_3MM_URINE,  # goes on from the mean of the three rounds before
-    optimiser=replace(_KIDNEY_3MM.optimiser, learning_rate=6e-4, warmup_steps=20),
-    seed=11,
-)
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_3MM_CLOSE = replace(
     _TUMOR_3MM,
@@ -309,6 +304,7 @@ _TUMOR_3MM_WIDE = replace(
     loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=10),
     seed=10,
 )
+_TUMOR_3MM_FINE = replace(_TUMOR_3MM_WIDE, max_epochs=12, optimiser=_TUMOR_3MM_AGAIN.optimiser, seed=12)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
     roi=RoiSpec(),
@@ -347,12 +343,12 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
         "kidney-3mm-tumors": _KIDNEY_3MM_TUMORS,
         "kidney-3mm-urine": _KIDNEY_3MM_URINE,
-        "kidney-3mm-longer": _KIDNEY_3MM_LONGER,
         "tumor-3mm": _TUMOR_3MM,
         "tumor-3mm-close": _TUMOR_3MM_CLOSE,
         "tumor-3mm-longer": _TUMOR_3MM_LONGER,
         "tumor-3mm-again": _TUMOR_3MM_AGAIN,
         "tumor-3mm-wide": _TUMOR_3MM_WIDE,
+        "tumor-3mm-fine": _TUMOR_3MM_FINE,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests

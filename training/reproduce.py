@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +20,14 @@ SHIPPED_CHAIN = (
     *("kidney-4mm", "kidney-4mm-again", "tumor-4mm", "tumor-4mm-again", "kidney-4mm-longer"),
     *("kidney-3mm", "tumor-3mm", "kidney-3mm-again", "kidney-3mm-coarse"),
     *("tumor-3mm-close", "kidney-3mm-tumors", "tumor-3mm-longer", "kidney-3mm-urine", "tumor-3mm-again"),
+    *("tumor-3mm-wide", "tumor-3mm-fine"),
 )
 """Each goes on from its stage's network before it; the first tumor network from the kidney network then."""
-AVERAGED = ("kidney-3mm-coarse", "kidney-3mm-tumors", "kidney-3mm-urine")
-"""The shipped kidney network is the mean of these rounds' networks."""
+AVERAGED: Mapping[Stage, tuple[str, ...]] = {
+    "kidney": ("kidney-3mm-coarse", "kidney-3mm-tumors", "kidney-3mm-urine"),
+    "tumor": ("tumor-3mm-again", "tumor-3mm-wide", "tumor-3mm-fine"),
+}
+"""Each shipped network is the mean of these rounds' networks."""
 TINY_CHAIN = ("tiny-kidney", "tiny-tumor")
 TOLERANCE = 0.01
 """Validation DSC may differ this much from the shipped weights': other hardware adds in another order."""
@@ -82,10 +87,10 @@ def reproduce(
         weights[config.stage] = train(config, options, name=name)
     for stage, path in weights.items():
         shutil.copyfile(path, out / f"{stage}.safetensors")
-    if set(AVERAGED) <= set(chain):
-        average_weights(
-            [out / "runs" / name / "kidney.safetensors" for name in AVERAGED], out / "kidney.safetensors"
-        )
+    for stage, rounds in AVERAGED.items():
+        if set(rounds) <= set(chain):
+            networks = [out / "runs" / name / f"{stage}.safetensors" for name in rounds]
+            average_weights(networks, out / f"{stage}.safetensors")
     _write_checksums(out, sorted(weights))
     return [_compare(stage, out, shipped) for stage in weights]
 
