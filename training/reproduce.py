@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,11 +22,8 @@ SHIPPED_CHAIN = (
     *("tumor-3mm-wide", "tumor-3mm-fine"),
 )
 """Each goes on from its stage's network before it; the first tumor network from the kidney network then."""
-AVERAGED: Mapping[Stage, tuple[str, ...]] = {
-    "kidney": ("kidney-3mm-coarse", "kidney-3mm-tumors", "kidney-3mm-urine"),
-    "tumor": ("tumor-3mm-again", "tumor-3mm-wide", "tumor-3mm-fine"),
-}
-"""Each shipped network is the mean of these rounds' networks."""
+AVERAGED = ("kidney-3mm-coarse", "kidney-3mm-tumors", "kidney-3mm-urine")
+"""The shipped kidney network is the mean of these rounds' networks."""
 TINY_CHAIN = ("tiny-kidney", "tiny-tumor")
 TOLERANCE = 0.01
 """Validation DSC may differ this much from the shipped weights': other hardware adds in another order."""
@@ -87,10 +83,10 @@ def reproduce(
         weights[config.stage] = train(config, options, name=name)
     for stage, path in weights.items():
         shutil.copyfile(path, out / f"{stage}.safetensors")
-    for stage, rounds in AVERAGED.items():
-        if set(rounds) <= set(chain):
-            networks = [out / "runs" / name / f"{stage}.safetensors" for name in rounds]
-            average_weights(networks, out / f"{stage}.safetensors")
+    if set(AVERAGED) <= set(chain):
+        average_weights(
+            [out / "runs" / name / "kidney.safetensors" for name in AVERAGED], out / "kidney.safetensors"
+        )
     _write_checksums(out, sorted(weights))
     return [_compare(stage, out, shipped) for stage in weights]
 
