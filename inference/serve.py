@@ -64,14 +64,11 @@ def main(port: int, arguments: tuple[str, ...]) -> None:
 
 
 def _run_job(arguments: tuple[str, ...]) -> int:
-    """The command's exit code; only a signal to stop ends the server too."""
+    """The command's exit code; a signal to stop ends the process, and so the server too."""
     try:
         cli.main.main(arguments, prog_name="python -m inference", standalone_mode=True)
     except SystemExit as end:
-        code = int(end.code or 0)
-        if code == EXIT_TERMINATED:
-            raise
-        return code
+        return int(end.code or 0)
     return cli.EXIT_ALL_WRITTEN
 
 
