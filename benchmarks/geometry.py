@@ -42,15 +42,15 @@ def score(path: Path, cascade: Cascade, *, paper: bool, hard: bool) -> tuple[flo
     kidney, tumor = (np.nan_to_num(resample(mask, roi)) for mask in (organ, mass))
     if hard:
         kidney, tumor = ((p > 0.5).astype(np.float32) for p in (kidney, tumor))
-    structures = segment_kidneys(kidney, metadata)
+    structures, threshold = segment_kidneys(kidney, metadata), cascade.tumor_metadata.threshold
     restored = restore(
         kidney,
-        tumor if paper else keep_tumors(tumor, structures, cascade.tumor_metadata.threshold),
+        tumor if paper else keep_tumors(tumor, structures, threshold=threshold, low_threshold=threshold),
         structures,
         roi,
         labels.shape,
         kidney_threshold=metadata.threshold,
-        tumor_threshold=cascade.tumor_metadata.threshold,
+        tumor_threshold=threshold,
         nearest=paper,
     ).labels
     is_long = labels.shape[0] * spacing_mm[0] > spec.extent_mm[0]

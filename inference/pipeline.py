@@ -97,15 +97,13 @@ def segment_ct(ct: Ct, cascade: Cascade, report: CaseReport, *, paper: bool) -> 
         mirror = tumor_metadata.mirror and not paper
         tumor = segment_tumor(image, structures, cascade.tumor, whole_roi=paper, mirror=mirror)
     with report.timed("restore"):
-        thresholds = {
-            "kidney_threshold": kidney_metadata.threshold,
-            "tumor_threshold": tumor_metadata.threshold,
-        }
+        threshold, low = tumor_metadata.threshold, tumor_metadata.low_threshold
+        low = threshold if paper or low is None else low
+        thresholds = {"kidney_threshold": kidney_metadata.threshold, "tumor_threshold": low}
         organ, mass = kidney, tumor
         if not paper:
             reach = tumor_metadata.margin_vox
-            _, grown = grow_by_tumor(kidney, tumor, structures, reach_vox=reach, **thresholds)
-            mass = keep_tumors(tumor, grown, tumor_metadata.threshold)
+            mass = keep_tumors(tumor, structures, threshold=threshold, low_threshold=low)
             organ, structures = grow_by_tumor(kidney, mass, structures, reach_vox=reach, **thresholds)
         restored = restore(organ, mass, structures, roi, ct.hu.shape, nearest=paper, **thresholds)
     return Segmentation(roi, kidney, tumor, structures, restored)

@@ -69,25 +69,29 @@ def keep_kidneys(mask: NDArray[np.bool_], voxel_mm3: float) -> Structures:
     )
 
 
-def keep_tumors(tumor: NDArray[np.float32], structures: Structures, threshold: float) -> NDArray[np.float32]:
-    """Probabilities without the pieces that are small beside the largest one (not in the paper).
+def keep_tumors(
+    tumor: NDArray[np.float32], structures: Structures, *, threshold: float, low_threshold: float
+) -> NDArray[np.float32]:
+    """Probabilities without the pieces that are unsure, or small beside the largest one (not in the paper).
+
+    A piece is 26-connected and above the low threshold; it is sure if it is above the other one somewhere in
+    a kidney (hysteresis thresholding).
 
     Args:
         tumor: probabilities (z, y, x) on the ROI grid.
-        structures: what `keep_kidneys` kept; tumor counts inside them alone.
-        threshold: a voxel belongs to the tumor above it.
+        structures: what `keep_kidneys` kept.
+        threshold, low_threshold: see `WeightsMetadata`.
 
     Returns:
-        The same, 0 in every 26-connected piece smaller than `MIN_TUMOR_SHARE` of the largest.
+        The same, 0 in every piece that is not sure, or smaller than `MIN_TUMOR_SHARE` of the largest one.
     """
-    pieces, count = ndimage.label((tumor > threshold) & (structures.ids > 0), CONNECTIVITY_26)
-    if count < 2:
-        return tumor
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    is_dropped = sizes < MIN_TUMOR_SHARE * sizes.max()
-    is_dropped[0] = False
-    return np.where(is_dropped[pieces], np.float32(0), tumor)
+    pieces, count = ndimage.label(tumor > low_threshold, CONNECTIVITY_26)
+    is_kept = np.zeros(count + 1, dtype=bool)
+    is_kept[pieces[(tumor > threshold) & (structures.ids > 0)]] = True
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    is_kept &= sizes >= MIN_TUMOR_SHARE * sizes[is_kept].max(initial=0)
+    is_kept[0] = True  # what is no piece at all
+    return np.where(is_kept[pieces], tumor, np.float32(0))
 
 
 def grow_by_tumor(

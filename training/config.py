@@ -91,6 +91,7 @@ class SamplingConfig:
     roi_shift_mm: tuple[float, float, float] = (24.0, 12.0, 12.0)  # (z, y, x), either way
     roi_anywhere_share: float = 0.25  # in scans longer than the ROI: what inference's tiles see
     phase_shares: tuple[float, ...] | None = None  # of `PHASES`; None: as the synthesis draws them
+    lookalike_share: float = 0.0  # patients whose bowel and decoys are as bright as the kidney, and touch it
     coarse_share: float = 0.0  # scans with larger voxels than the network's, interpolated to its grid ...
     coarse_slice_mm: Range = (2.0, 6.0)  # ... thick slices ...
     coarse_pixel_mm: Range = (1.0, 4.0)  # ... and, in every second one of them, large pixels
@@ -133,7 +134,7 @@ class TrainConfig:
             stops early. `max_epochs` × `steps_per_epoch` is the plan that the learning rate follows.
         fresh_head: the last convolution is drawn anew, with a bias that starts at rare foreground.
         head_bias: that bias.
-        mirror: see `WeightsMetadata`; training itself is the same.
+        mirror, low_threshold: see `WeightsMetadata`; training itself is the same.
         split_seed: of the folds. `seed` may differ along a chain of runs; the cases held out may not.
     """
 
@@ -156,6 +157,7 @@ class TrainConfig:
     fresh_head: bool = False
     head_bias: float = -1.0
     mirror: bool = False
+    low_threshold: float | None = None
     seed: int = 0
     split_seed: int = 0
 
@@ -262,6 +264,17 @@ _KIDNEY_3MM_URINE = replace(
     ),
     seed=8,
 )
+_KIDNEY_3MM_LOOKALIKES = replace(
+    _KIDNEY_3MM_URINE,
+    optimiser=replace(_KIDNEY_3MM.optimiser, learning_rate=6e-4),
+    # every round before took an organ of the kidney's HU at its pole for a part of it
+    sampling=replace(
+        _KIDNEY_3MM_URINE.sampling,
+        lookalike_share=0.4,
+        centres=CropCentres(kidney=0.35, tumor=0.2, border=0.25, elsewhere=0.2),
+    ),
+    seed=14,
+)
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_3MM_CLOSE = replace(
     _TUMOR_3MM,
@@ -305,6 +318,12 @@ _TUMOR_3MM_WIDE = replace(
     seed=10,
 )
 _TUMOR_3MM_FINE = replace(_TUMOR_3MM_WIDE, max_epochs=12, optimiser=_TUMOR_3MM_AGAIN.optimiser, seed=12)
+_TUMOR_3MM_FINER = replace(
+    _TUMOR_3MM_WIDE,
+    max_epochs=30,
+    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=5e-4, warmup_steps=50),
+    seed=13,
+)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
     roi=RoiSpec(),
@@ -343,12 +362,14 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
         "kidney-3mm-tumors": _KIDNEY_3MM_TUMORS,
         "kidney-3mm-urine": _KIDNEY_3MM_URINE,
+        "kidney-3mm-lookalikes": _KIDNEY_3MM_LOOKALIKES,
         "tumor-3mm": _TUMOR_3MM,
         "tumor-3mm-close": _TUMOR_3MM_CLOSE,
         "tumor-3mm-longer": _TUMOR_3MM_LONGER,
         "tumor-3mm-again": _TUMOR_3MM_AGAIN,
         "tumor-3mm-wide": _TUMOR_3MM_WIDE,
         "tumor-3mm-fine": _TUMOR_3MM_FINE,
+        "tumor-3mm-finer": _TUMOR_3MM_FINER,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests
