@@ -45,7 +45,7 @@ def score(path: Path, cascade: Cascade, *, paper: bool, hard: bool) -> tuple[flo
     structures, threshold = segment_kidneys(kidney, metadata), cascade.tumor_metadata.threshold
     restored = restore(
         kidney,
-        tumor if paper else keep_tumors(tumor, structures, threshold=threshold, low_threshold=threshold),
+        tumor if paper else keep_tumors(tumor, structures, threshold),
         structures,
         roi,
         labels.shape,

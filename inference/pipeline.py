@@ -97,13 +97,14 @@ def segment_ct(ct: Ct, cascade: Cascade, report: CaseReport, *, paper: bool) -> 
         mirror = tumor_metadata.mirror and not paper
         tumor = segment_tumor(image, structures, cascade.tumor, whole_roi=paper, mirror=mirror)
     with report.timed("restore"):
-        threshold, low = tumor_metadata.threshold, tumor_metadata.low_threshold
-        low = threshold if paper or low is None else low
-        thresholds = {"kidney_threshold": kidney_metadata.threshold, "tumor_threshold": low}
+        thresholds = {
+            "kidney_threshold": kidney_metadata.threshold,
+            "tumor_threshold": tumor_metadata.threshold,
+        }
         organ, mass = kidney, tumor
         if not paper:
             reach = tumor_metadata.margin_vox
-            mass = keep_tumors(tumor, structures, threshold=threshold, low_threshold=low)
+            mass = keep_tumors(tumor, structures, tumor_metadata.threshold)
             organ, structures = grow_by_tumor(kidney, mass, structures, reach_vox=reach, **thresholds)
         restored = restore(organ, mass, structures, roi, ct.hu.shape, nearest=paper, **thresholds)
     return Segmentation(roi, kidney, tumor, structures, restored)

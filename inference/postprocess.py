@@ -69,28 +69,25 @@ def keep_kidneys(mask: NDArray[np.bool_], voxel_mm3: float) -> Structures:
     )
 
 
-def keep_tumors(
-    tumor: NDArray[np.float32], structures: Structures, *, threshold: float, low_threshold: float
-) -> NDArray[np.float32]:
-    """Probabilities without the pieces that are unsure, or small beside the largest one (not in the paper).
-
-    A piece is 26-connected and above the low threshold; it is sure if it is above the other one somewhere in
-    a kidney (hysteresis thresholding).
+def keep_tumors(tumor: NDArray[np.float32], structures: Structures, threshold: float) -> NDArray[np.float32]:
+    """Probabilities without pieces outside the kidneys or small beside the largest one (not in the paper).
 
     Args:
         tumor: probabilities (z, y, x) on the ROI grid.
         structures: what `keep_kidneys` kept.
-        threshold, low_threshold: see `WeightsMetadata`.
+        threshold: a voxel belongs to the tumor above it; pieces are 26-connected.
 
     Returns:
-        The same, 0 in every piece that is not sure, or smaller than `MIN_TUMOR_SHARE` of the largest one.
+        The same, 0 in every piece that has no voxel in a structure, or fewer than `MIN_TUMOR_SHARE` of the
+        largest one's.
     """
-    pieces, count = ndimage.label(tumor > low_threshold, CONNECTIVITY_26)
+    is_tumor = tumor > threshold
+    pieces, count = ndimage.label(is_tumor, CONNECTIVITY_26)
     is_kept = np.zeros(count + 1, dtype=bool)
-    is_kept[pieces[(tumor > threshold) & (structures.ids > 0)]] = True
+    is_kept[pieces[is_tumor & (structures.ids > 0)]] = True
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     is_kept &= sizes >= MIN_TUMOR_SHARE * sizes[is_kept].max(initial=0)
-    is_kept[0] = True  # what is no piece at all
+    is_kept[0] = True  # what is no tumor
     return np.where(is_kept[pieces], tumor, np.float32(0))
 
 

@@ -38,8 +38,6 @@ class WeightsMetadata:
         roi: the grid and the intensities that it was trained on.
         base_channels: see `VNet`.
         threshold: probability above which a voxel belongs to the structure.
-        low_threshold: a tumor that is above `threshold` somewhere in a kidney reaches as far as it is above
-            this one; None is the same as `threshold`.
         margin_vox: how far around the kidneys a tumor network was taught, in voxels of its grid: so far
             tumors may grow out of them.
         mirror: a tumor network's probabilities are to be the mean over the CT and its mirror image.
@@ -53,7 +51,6 @@ class WeightsMetadata:
     roi: RoiSpec = field(default_factory=RoiSpec)
     base_channels: int = 8
     threshold: float = 0.5
-    low_threshold: float | None = None
     margin_vox: int = 0
     mirror: bool = False
     bf16: bool = False
@@ -183,8 +180,6 @@ def _check_metadata(metadata: WeightsMetadata) -> None:
         raise ValueError(f"normalisation is {roi.normalisation!r}")
     if not (roi.spacing_mm > 0 and low_hu < high_hu and 0 <= metadata.threshold < 1):
         raise ValueError(f"{roi.spacing_mm} mm, {roi.window_hu} HU, threshold {metadata.threshold}")
-    if metadata.low_threshold is not None and not 0 <= metadata.low_threshold <= metadata.threshold:
-        raise ValueError(f"low_threshold is {metadata.low_threshold}, threshold {metadata.threshold}")
     if not isinstance(metadata.margin_vox, int) or not 0 <= metadata.margin_vox <= max(roi.shape_vox):
         raise ValueError(f"margin_vox is {metadata.margin_vox!r}")
     if not (isinstance(metadata.bf16, bool) and isinstance(metadata.mirror, bool)):

@@ -272,30 +272,6 @@ def test_a_tumor_reaches_out_of_its_kidney_as_far_as_its_network_was_taught() ->
     assert found(leaves_out_half_of_the_tumor, 9, paper=True) < 0.7 * whole
 
 
-def test_a_tumor_reaches_as_far_as_the_low_threshold_says_and_never_on_paper() -> None:
-    hu = abdomen(with_tumor=True)
-    truth = hu == TUMOR_HU
-    cascade = threshold_cascade()
-
-    def sure_of_half(roi: NDArray[np.float32]) -> NDArray[np.float32]:
-        probability = cascade.tumor(roi)
-        middle = int(np.argwhere(probability > 0.5)[:, 0].mean())
-        probability[:middle] *= 0.4
-        return probability
-
-    def found(low_threshold: float | None, *, paper: bool = False) -> float:
-        metadata = replace(cascade.tumor_metadata, low_threshold=low_threshold)
-        unsure = replace(cascade, tumor=sure_of_half, tumor_metadata=metadata)
-        labels = segment_ct(ct_of(hu), unsure, CaseReport("", "", ""), paper=paper).restored.labels
-        return float((labels[truth] == 2).mean())
-
-    half = found(None)
-    assert 0.3 < half < 0.7
-    assert found(0.3) > 0.85
-    assert found(0.45) == pytest.approx(half, abs=0.1)
-    assert found(0.3, paper=True) == found(None, paper=True) < 0.7
-
-
 def test_the_mirror_image_counts_where_the_weights_ask_for_it_and_never_on_paper() -> None:
     asked = []
     cascade = threshold_cascade()

@@ -77,10 +77,6 @@ def test_corners_that_touch_make_one_structure() -> None:
     assert keep_kidneys(apart, BIG_VOXEL_MM3).volumes_mm3 == ()
 
 
-def keep_simply(tumor: NDArray, structures: Structures, threshold: float) -> NDArray[np.float32]:
-    return keep_tumors(tumor, structures, threshold=threshold, low_threshold=threshold)
-
-
 def test_small_pieces_beside_a_large_tumor_are_dropped() -> None:
     kidneys = keep_kidneys(np.ones((5, 5, 12), dtype=bool), BIG_VOXEL_MM3)
     tumor = np.full((5, 5, 12), 0.1, dtype=np.float32)
@@ -90,9 +86,9 @@ def test_small_pieces_beside_a_large_tumor_are_dropped() -> None:
     tumor[4, 4, 6:8], tumor[3, 3, 8] = 0.7, 0.7  # three, joined at corners, stay
     expected = tumor.copy()
     expected[4, 0, 0] = 0
-    np.testing.assert_array_equal(keep_simply(tumor, kidneys, 0.5), expected)
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), expected)
     # at a higher threshold all that is left of the first is one voxel: the others are no longer small
-    np.testing.assert_array_equal(keep_simply(tumor, kidneys, 0.95), tumor)
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.95), tumor)
 
 
 def test_a_tumor_away_from_the_kidneys_is_dropped_and_no_measure() -> None:
@@ -101,25 +97,13 @@ def test_a_tumor_away_from_the_kidneys_is_dropped_and_no_measure() -> None:
     tumor[0, 0, 0] = tumor[0, 0, 8] = 1
     expected = tumor.copy()
     tumor[2:] = 1
-    np.testing.assert_array_equal(keep_simply(tumor, kidneys, 0.5), expected)
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), expected)
 
 
 def test_without_a_tumor_nothing_is_dropped() -> None:
     kidneys = keep_kidneys(np.ones((4, 4, 4), dtype=bool), BIG_VOXEL_MM3)
     for tumor in (np.zeros((4, 4, 4), dtype=np.float32), np.full((4, 4, 4), 0.4, dtype=np.float32)):
-        np.testing.assert_array_equal(keep_simply(tumor, kidneys, 0.5), tumor)
-
-
-def test_a_tumor_that_is_sure_somewhere_reaches_as_far_as_it_is_likely() -> None:
-    kidneys = keep_kidneys(mask_of((3, 3, 16), *((1, 1, x) for x in range(14))), BIG_VOXEL_MM3)
-    tumor = np.full((3, 3, 16), 0.2, dtype=np.float32)
-    tumor[1, 1, 0:4] = 0.4, 0.6, 0.4, 0.3  # sure in one voxel; the fourth is not above the low threshold
-    tumor[0, 0, 1] = 0.35  # joined at a corner, out of the kidney
-    tumor[1, 1, 6:9] = 0.45  # nowhere sure, though larger than a quarter
-    tumor[1, 1, 11:16] = 0.4, 0.4, 0.4, 0.4, 0.9  # sure outside the kidney alone
-    expected = tumor.copy()
-    expected[1, 1, 6:9] = expected[1, 1, 11:16] = 0
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, threshold=0.5, low_threshold=0.3), expected)
+        np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), tumor)
 
 
 def grown(kidney: NDArray, tumor: NDArray, reach_vox: int) -> tuple[NDArray[np.float32], Structures]:

@@ -501,11 +501,7 @@ def test_the_shipped_networks_are_those_of_the_chain() -> None:
     assert kidney.provenance["mean_of"] == " + ".join(AVERAGED)
     assert tumor.provenance["preset"] == SHIPPED_CHAIN[-1]
     last = PRESETS[SHIPPED_CHAIN[-1]]
-    assert (tumor.margin_vox, tumor.mirror, tumor.low_threshold) == (
-        last.loss.margin_vox,
-        last.mirror,
-        last.low_threshold,
-    )
+    assert (tumor.margin_vox, tumor.mirror) == (last.loss.margin_vox, last.mirror)
 
 
 def test_wrong_usage_is_said() -> None:

@@ -20,7 +20,6 @@ METADATA = WeightsMetadata(
     roi=RoiSpec((32, 40, 48), 1.5, "minmax", (-100.0, 300.0)),
     base_channels=2,
     threshold=0.35,
-    low_threshold=0.25,
     margin_vox=4,
     mirror=True,
     version="7.1",
@@ -218,9 +217,6 @@ def test_a_pickle_is_refused_and_not_run(weights: Path, tmp_path: Path) -> None:
         changed(roi__window_hu=[240.0, -160.0]),
         changed(roi__unknown=1),
         changed(threshold=1.5),
-        changed(low_threshold=0.36),
-        changed(low_threshold=-0.1),
-        changed(low_threshold="0.2"),
         changed(margin_vox=-1),
         changed(mirror="no"),
         changed(margin_vox=2.5),
@@ -244,12 +240,12 @@ def test_intact_metadata_by_the_same_way(weights: Path) -> None:
     assert load_weights(weights, "kidney").metadata == METADATA
 
 
-def test_weights_from_before_margins_mirrors_and_low_thresholds_have_none(weights: Path) -> None:
+def test_weights_from_before_margins_and_mirrors_have_none(weights: Path) -> None:
     raw = json.loads(changed())
-    del raw["margin_vox"], raw["mirror"], raw["low_threshold"]
+    del raw["margin_vox"], raw["mirror"]
     with_metadata(weights, json.dumps(raw))
     loaded = load_weights(weights, "kidney").metadata
-    assert (loaded.margin_vox, loaded.mirror, loaded.low_threshold) == (0, False, None)
+    assert (loaded.margin_vox, loaded.mirror) == (0, False)
 
 
 def test_saved_weights_can_be_read_by_any_user(tmp_path: Path) -> None:

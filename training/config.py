@@ -134,7 +134,7 @@ class TrainConfig:
             stops early. `max_epochs` × `steps_per_epoch` is the plan that the learning rate follows.
         fresh_head: the last convolution is drawn anew, with a bias that starts at rare foreground.
         head_bias: that bias.
-        mirror, low_threshold: see `WeightsMetadata`; training itself is the same.
+        mirror: see `WeightsMetadata`; training itself is the same.
         split_seed: of the folds. `seed` may differ along a chain of runs; the cases held out may not.
     """
 
@@ -157,7 +157,6 @@ class TrainConfig:
     fresh_head: bool = False
     head_bias: float = -1.0
     mirror: bool = False
-    low_threshold: float | None = None
     seed: int = 0
     split_seed: int = 0
 
@@ -266,6 +265,7 @@ _KIDNEY_3MM_URINE = replace(
 )
 _KIDNEY_3MM_LOOKALIKES = replace(
     _KIDNEY_3MM_URINE,
+    max_epochs=8,
     optimiser=replace(_KIDNEY_3MM.optimiser, learning_rate=6e-4),
     # every round before took an organ of the kidney's HU at its pole for a part of it
     sampling=replace(

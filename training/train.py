@@ -96,7 +96,6 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         base_channels=config.base_channels,
         margin_vox=config.loss.margin_vox,
         mirror=config.mirror,
-        low_threshold=config.low_threshold,
         provenance={
             "preset": name,
             "source": config.source,
