@@ -153,8 +153,6 @@ def _fill_bowel(part: Region, wall: Tensor, lumen: Tensor, patient: Patient, dra
     like = tissue.kidney + draw(RANGES.contrast.equal_to_kidney_hu)
     stool, specks = draw(ranges.stool_hu), draw.field(draw(ranges.stool_cell_mm))
     speck_sd, speck_hu = draw(ranges.stool_gas_sd), draw(ranges.stool_gas_hu)
-    if patient.lookalikes and kind in (0, 3):
-        kind = 1
     part.paint(wall, like if kind == 1 else soft if kind == 0 else tissue.bowel_wall)
     if kind in (2, 4):
         part.paint(lumen, fluid)
@@ -254,7 +252,6 @@ def small_organs(canvas: Canvas, patient: Patient) -> None:
         centre = draw(ranges.decoy_z), draw(ranges.decoy_y), side * draw(ranges.decoy_x)
         radii, power, gap = draw.triple(ranges.decoy_radii), draw(ranges.decoy_power), patient.gap(draw)
         kind = draw.choice(ranges.decoy_hu_shares)
-        kind = 0 if patient.lookalikes else kind
         hu = (tissue.kidney, tissue.liver, tissue.spleen, tissue.muscle, tissue.bowel_wall)[kind]
         texture, uneven = draw.field(draw(ranges.decoy_texture_cell_mm)), draw(ranges.decoy_texture_hu)
         part = canvas.around(centre, radii)

@@ -91,7 +91,6 @@ class SamplingConfig:
     roi_shift_mm: tuple[float, float, float] = (24.0, 12.0, 12.0)  # (z, y, x), either way
     roi_anywhere_share: float = 0.25  # in scans longer than the ROI: what inference's tiles see
     phase_shares: tuple[float, ...] | None = None  # of `PHASES`; None: as the synthesis draws them
-    lookalike_share: float = 0.0  # patients whose bowel and decoys are as bright as the kidney, and touch it
     coarse_share: float = 0.0  # scans with larger voxels than the network's, interpolated to its grid ...
     coarse_slice_mm: Range = (2.0, 6.0)  # ... thick slices ...
     coarse_pixel_mm: Range = (1.0, 4.0)  # ... and, in every second one of them, large pixels
@@ -263,18 +262,6 @@ _KIDNEY_3MM_URINE = replace(
     ),
     seed=8,
 )
-_KIDNEY_3MM_LOOKALIKES = replace(
-    _KIDNEY_3MM_URINE,
-    max_epochs=8,
-    optimiser=replace(_KIDNEY_3MM.optimiser, learning_rate=6e-4),
-    # every round before took an organ of the kidney's HU at its pole for a part of it
-    sampling=replace(
-        _KIDNEY_3MM_URINE.sampling,
-        lookalike_share=0.4,
-        centres=CropCentres(kidney=0.35, tumor=0.2, border=0.25, elsewhere=0.2),
-    ),
-    seed=14,
-)
 _TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
 _TUMOR_3MM_CLOSE = replace(
     _TUMOR_3MM,
@@ -362,7 +349,6 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
         "kidney-3mm-tumors": _KIDNEY_3MM_TUMORS,
         "kidney-3mm-urine": _KIDNEY_3MM_URINE,
-        "kidney-3mm-lookalikes": _KIDNEY_3MM_LOOKALIKES,
         "tumor-3mm": _TUMOR_3MM,
         "tumor-3mm-close": _TUMOR_3MM_CLOSE,
         "tumor-3mm-longer": _TUMOR_3MM_LONGER,

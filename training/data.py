@@ -423,7 +423,6 @@ class SyntheticPatients(Dataset[Sample]):
             patient, shape_vox=shape, spacing_mm=roi.spacing_mm, origin_mm=origin, device=self.device
         )
         labels, shares = labels * inside, self.sampling.phase_shares
-        lookalikes = self.sampling.lookalike_share
         hu = synthesise_ct(
             labels,
             inside,
@@ -432,7 +431,6 @@ class SyntheticPatients(Dataset[Sample]):
             landmarks=patient_landmarks(patient, device=self.device),
             origin_mm=origin,
             phase=None if shares is None else PHASES[rng.choice(len(shares), p=shares)],
-            lookalikes=lookalikes > 0 and rng.random() < lookalikes,
         )
         if rng.random() < self.sampling.coarse_share:
             hu = coarsen(hu, inside, _draw_coarse_voxel(self.sampling, roi.spacing_mm, rng), rng)

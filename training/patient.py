@@ -92,7 +92,6 @@ class Patient:
     spine_half_width: float
     spine_half_depth: float
     edge_vox: float  # width of the organs' edges, in voxels of whatever grid
-    lookalikes: bool  # bowel and decoys are as bright as the kidney, and touch it
 
     def draw(self, name: str) -> Draw:
         """The organ's own random stream."""
@@ -101,18 +100,11 @@ class Patient:
     def gap(self, draw: Draw) -> float:
         """Fat between one organ and the kidney (mm)."""
         touching = draw(RANGES.fat.touch_mm)
-        touches = draw.chance(RANGES.fat.touch_share) or self.lookalikes
-        return min(touching, self.fat_gap) if touches else self.fat_gap
+        return min(touching, self.fat_gap) if draw.chance(RANGES.fat.touch_share) else self.fat_gap
 
 
 def draw_patient(
-    seed: int,
-    *,
-    kidney_low: Point,
-    kidney_high: Point,
-    centres: tuple[Point, ...],
-    phase: int | None = None,
-    lookalikes: bool = False,
+    seed: int, *, kidney_low: Point, kidney_high: Point, centres: tuple[Point, ...], phase: int | None = None
 ) -> Patient:
     """Draw what several organs share.
 
@@ -121,7 +113,6 @@ def draw_patient(
         kidney_low, kidney_high: box of the kidneys, relative to their midpoint (mm, zyx).
         centres: of the kidneys, in the same frame.
         phase: index into `ContrastRanges.phases`; drawn where not given.
-        lookalikes: see `Patient`.
     """
     draw, body, back, fat = Draw(seed, "patient"), RANGES.body, RANGES.back, RANGES.fat
     fat_gap = draw(fat.thin_mm if draw.chance(fat.thin_share) else fat.thick_mm)
@@ -151,5 +142,4 @@ def draw_patient(
         spine_half_width=draw(back.half_width),
         spine_half_depth=draw(back.half_depth),
         edge_vox=Draw(seed, "edges")(RANGES.scanner.edge_vox),
-        lookalikes=lookalikes,
     )

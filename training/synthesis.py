@@ -103,7 +103,6 @@ def synthesise_ct(
     landmarks: Landmarks | None = None,
     origin_mm: Point = (0.0, 0.0, 0.0),
     phase: str | None = None,
-    lookalikes: bool = False,
 ) -> Tensor:
     """Draw a CT around a label map.
 
@@ -119,7 +118,6 @@ def synthesise_ct(
         landmarks: of the whole patient; found in `labels` where not given.
         origin_mm: position of voxel (0, 0, 0) in the frame of the landmarks, zyx.
         phase: one of `PHASES`; drawn where not given.
-        lookalikes: bowel and decoys are as bright as the kidney, and touch it.
 
     Returns:
         float32 (D, H, W) HU, -1024 outside the scan.
@@ -146,7 +144,6 @@ def synthesise_ct(
         kidney_high=relative(landmarks.kidney_high_mm),
         centres=tuple(relative(c) for c in landmarks.kidney_centres_mm),
         phase=None if phase is None else PHASES.index(phase),
-        lookalikes=lookalikes,
     )
     axes = [
         torch.arange(n, dtype=torch.float32, device=labels.device) * spacing_mm + start
