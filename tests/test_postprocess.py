@@ -100,6 +100,15 @@ def test_a_tumor_away_from_the_kidneys_is_dropped_and_no_measure() -> None:
     np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), expected)
 
 
+def test_a_tumor_is_measured_with_what_lies_out_of_its_kidney() -> None:
+    kidneys = keep_kidneys(mask_of((4, 4, 9), *((0, 0, x) for x in range(9))), BIG_VOXEL_MM3)
+    tumor = np.zeros((4, 4, 9), dtype=np.float32)
+    tumor[0, 0:2, 0:2] = tumor[1, 1, 2] = 1  # two voxels in the kidney, three out of it
+    expected = tumor.copy()
+    tumor[0, 0, 8] = 1  # a half of two, but a fifth of five
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), expected)
+
+
 def test_without_a_tumor_nothing_is_dropped() -> None:
     kidneys = keep_kidneys(np.ones((4, 4, 4), dtype=bool), BIG_VOXEL_MM3)
     for tumor in (np.zeros((4, 4, 4), dtype=np.float32), np.full((4, 4, 4), 0.4, dtype=np.float32)):
