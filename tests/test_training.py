@@ -39,7 +39,7 @@ from training.data import (
     split_cases,
 )
 from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
-from training.prepare import cached_names, load_label_maps, prepare
+from training.prepare import LabelMap, cached_names, load_label_maps, prepare
 from training.reproduce import AVERAGED, SHIPPED_CHAIN, TINY_CHAIN, reproduce
 from training.train import RunOptions, _callbacks, train
 
@@ -156,6 +156,36 @@ def test_edits_do_what_they_say() -> None:
     np.testing.assert_array_equal(shrunk > 0, source.labels > 0)
     assert (added == 2).sum() > n_tumor
     assert 0 < (edit(kidney_removed_share=1) > 0).sum() < (source.labels > 0).sum()
+
+
+def test_a_replaced_tumor_leaves_the_kidney_that_would_have_been() -> None:
+    def replaced(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The kidney with its tumor cut out, and the tumor drawn in its stead."""
+        source = LabelMap("case", labels, 2.0, (0.0, 0.0, 0.0), (300.0, 300.0, 300.0))
+        changes = replace(AS_THEY_ARE, tumor_replaced_share=1, tumor_added_radius_mm=(5.0, 5.001))
+        edited = edit_labels(source, changes, np.random.default_rng(1)).labels
+        return edited > 0, edited == 2
+
+    kidney = np.zeros((60, 60, 60), dtype=np.uint8)
+    kidney[10:50, 20:40, 20:40] = 1
+    within = kidney.copy()
+    within[25:31, 27:33, 27:33] = 2
+    here, tumor = replaced(within)
+    assert (here & (kidney == 0) & ~tumor).sum() == 0  # nothing but the new tumor lies outside the kidney
+    assert here[kidney > 0].all()  # the hole is filled
+    assert 0.3 < tumor.sum() * 8 / (4 / 3 * np.pi * 5**3) < 2
+
+    outward = kidney.copy()
+    outward[25:35, 25:35, 36:50] = 2  # 4 voxels deep in the kidney, 10 out of it
+    here, tumor = replaced(outward)
+    assert (here & (kidney == 0) & ~tumor).sum() == 0
+    # a ball of 20 mm dips into a square of 20 mm by no more than its corner's 20 - sqrt(400 - 200) = 5.9 mm
+    assert here[25:35, 25:35, 36].all()
+    assert here[kidney > 0].mean() > 0.97
+
+    alone = np.zeros_like(kidney)
+    alone[5:12, 5:12, 5:12] = 2
+    assert not replaced(alone)[0].any()
 
 
 def test_mirroring_keeps_kidneys_in_place() -> None:

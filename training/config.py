@@ -80,6 +80,7 @@ class SamplingConfig:
     tumor_removed_share: float = 0.12
     tumor_shrunk_share: float = 0.15
     tumor_shrunk_mm: Range = (2.0, 12.0)  # peeled off all around, becomes kidney
+    tumor_replaced_share: float = 0.0  # cut out of the kidney, and one drawn elsewhere
     tumor_added_share: float = 0.25
     tumor_added_radius_mm: Range = (5.0, 28.0)
     kidney_removed_share: float = 0.06
@@ -106,6 +107,7 @@ AS_THEY_ARE = SamplingConfig(
     warp_mm=(0.0, 0.0),
     tumor_removed_share=0.0,
     tumor_shrunk_share=0.0,
+    tumor_replaced_share=0.0,
     tumor_added_share=0.0,
     kidney_removed_share=0.0,
     scan_length_share=0.0,
@@ -311,6 +313,27 @@ _TUMOR_3MM_FINER = replace(
     optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=5e-4, warmup_steps=50),
     seed=13,
 )
+_TUMOR_3MM_ELSEWHERE = replace(
+    _TUMOR_3MM_WIDE,
+    max_epochs=40,
+    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=8e-4, warmup_steps=50),
+    # the rounds before knew by a kidney's shape where its tumor is: of large tumors they found 93 % in cases
+    # trained on, 72 % in others
+    sampling=replace(
+        _TUMOR_3MM_WIDE.sampling,
+        drawn_share=0.15,
+        rotation_deg=20.0,
+        scale=(0.75, 1.25),
+        stretch=(0.88, 1.14),
+        warp_mm=(0.0, 6.0),
+        warp_cell_mm=(25.0, 70.0),
+        tumor_removed_share=0.05,
+        tumor_shrunk_share=0.12,
+        tumor_replaced_share=0.45,
+        tumor_added_radius_mm=(5.0, 36.0),
+    ),
+    seed=15,
+)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
     roi=RoiSpec(),
@@ -356,6 +379,7 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "tumor-3mm-wide": _TUMOR_3MM_WIDE,
         "tumor-3mm-fine": _TUMOR_3MM_FINE,
         "tumor-3mm-finer": _TUMOR_3MM_FINER,
+        "tumor-3mm-elsewhere": _TUMOR_3MM_ELSEWHERE,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests

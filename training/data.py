@@ -36,6 +36,8 @@ DRAWN_OFFSET_MM: tuple[Range, Range, Range] = ((-40.0, 40.0), (0.0, 60.0), (-12.
 """Kidneys against the scan's centre (z, y, x): they lie in the back of the body."""
 ADDED_TUMOR_BUMPS: Range = (0.03, 0.3)
 """Of the surface, as a share of the radius."""
+CUT_CLOSE_MM = 20.0
+"""Where a tumor is cut out, the kidney fills what is no wider than twice this."""
 SEED_LIMIT = 2**62
 
 Sample = tuple[Tensor, Tensor]
@@ -100,7 +102,7 @@ def draw_label_map(rng: Generator) -> LabelMap:
 
 
 def edit_labels(source: LabelMap, config: SamplingConfig, rng: Generator) -> LabelMap:
-    """Mirror; remove a kidney; remove, shrink or add a tumor."""
+    """Mirror; remove a kidney; remove, shrink, replace or add a tumor."""
     labels, first = source.labels.copy(), source.first_mm
     # every draw happens in every sample, so that one choice does not shift all others
     chances, added_seed = rng.random(5), int(rng.integers(SEED_LIMIT))
@@ -114,7 +116,9 @@ def edit_labels(source: LabelMap, config: SamplingConfig, rng: Generator) -> Lab
         labels[labels == TUMOR] = KIDNEY
     elif chances[3] < config.tumor_shrunk_share:
         _shrink_tumor(labels, shrunk_mm / source.spacing_mm)
-    elif chances[4] < config.tumor_added_share:
+    elif chances[4] < config.tumor_replaced_share + config.tumor_added_share:
+        if chances[4] < config.tumor_replaced_share:
+            _cut_tumor(labels, CUT_CLOSE_MM / source.spacing_mm)
         _add_tumor(labels, source.spacing_mm, config.tumor_added_radius_mm, np.random.default_rng(added_seed))
     return replace(source, labels=labels, first_mm=first)
 
@@ -134,6 +138,23 @@ def _shrink_tumor(labels: NDArray[np.uint8], peel_vox: float) -> None:
     depth = ndimage.distance_transform_edt(tumor)[1:-1, 1:-1, 1:-1]
     peel_vox = min(peel_vox, 0.7 * float(depth.max()))  # something stays
     labels[box][(depth > 0) & (depth <= peel_vox)] = KIDNEY
+
+
+def _cut_tumor(labels: NDArray[np.uint8], close_vox: float) -> None:
+    """The tumor becomes kidney where the kidney, closed, would have been, and background elsewhere."""
+    found = ndimage.find_objects((labels == TUMOR).astype(np.uint8))
+    if not found:
+        return
+    margin = int(np.ceil(2 * close_vox))
+    box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in found[0])
+    near = labels[box]
+    if not (near == KIDNEY).any():
+        near[:] = 0
+        return
+    # far from the grown kidney's outside: padding keeps the array's end from counting as kidney
+    outside = np.pad(ndimage.distance_transform_edt(near != KIDNEY) > close_vox, 1, constant_values=True)
+    closed = ndimage.distance_transform_edt(~outside)[1:-1, 1:-1, 1:-1] > close_vox
+    near[near == TUMOR] = np.where(closed, KIDNEY, 0)[near == TUMOR]
 
 
 def _add_tumor(labels: NDArray[np.uint8], spacing_mm: float, radius_mm: Range, rng: Generator) -> None:
