@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ TINY = replace(
 )
 REACHED_DSC = 0.35
 """What the tiny kidney network must reach on held-out seeds: a sign of learning, no network worth having."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _malloc_as_it_is() -> Iterator[None]:
+    """`train` tells malloc to keep what is freed, for as long as the process lives; other tests measure it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.train.keep_freed_memory", lambda: None)
+        yield
 
 
 def test_the_network_is_the_papers() -> None:
