@@ -19,7 +19,7 @@ SHIPPED_CHAIN = (
     *("kidney-4mm", "kidney-4mm-again", "tumor-4mm", "tumor-4mm-again", "kidney-4mm-longer"),
     *("kidney-3mm", "tumor-3mm", "kidney-3mm-again", "kidney-3mm-coarse"),
     *("tumor-3mm-close", "kidney-3mm-tumors", "tumor-3mm-longer", "kidney-3mm-urine", "tumor-3mm-again"),
-    *("tumor-3mm-wide", "tumor-3mm-fine", "tumor-3mm-finer"),
+    *("tumor-3mm-wide", "tumor-3mm-fine", "tumor-3mm-finer", "tumor-3mm-elsewhere"),
 )
 """Each goes on from its stage's network before it; the first tumor network from the kidney network then."""
 AVERAGED = ("kidney-3mm-coarse", "kidney-3mm-tumors", "kidney-3mm-urine")
