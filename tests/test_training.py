@@ -58,7 +58,7 @@ REACHED_DSC = 0.35
 
 @pytest.fixture(scope="module", autouse=True)
 def _malloc_as_it_is() -> Iterator[None]:
-    """`train` tells malloc to keep what is freed, for as long as the process lives; other tests measure it."""
+    """`train` tells malloc to keep what is freed, as long as the process lives; other tests measure it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.train.keep_freed_memory", lambda: None)
         yield

@@ -317,7 +317,7 @@ _TUMOR_3MM_ELSEWHERE = replace(
     _TUMOR_3MM_WIDE,
     max_epochs=40,
     optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=8e-4, warmup_steps=50),
-    # the rounds before knew by a kidney's shape where its tumor is, and missed those of kidneys they never saw
+    # the rounds before knew by a kidney's shape where its tumor is, and missed those of unseen kidneys
     sampling=replace(
         _TUMOR_3MM_WIDE.sampling,
         drawn_share=0.15,

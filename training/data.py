@@ -151,9 +151,8 @@ def _cut_tumor(labels: NDArray[np.uint8], close_vox: float) -> None:
     if not (near == KIDNEY).any():
         near[:] = 0
         return
-    # far from the grown kidney's outside: padding keeps the array's end from counting as kidney
-    outside = np.pad(ndimage.distance_transform_edt(near != KIDNEY) > close_vox, 1, constant_values=True)
-    closed = ndimage.distance_transform_edt(~outside)[1:-1, 1:-1, 1:-1] > close_vox
+    grown = np.pad(ndimage.distance_transform_edt(near != KIDNEY) <= close_vox, 1)  # beyond: no kidney
+    closed = ndimage.distance_transform_edt(grown)[1:-1, 1:-1, 1:-1] > close_vox
     near[near == TUMOR] = np.where(closed, KIDNEY, 0)[near == TUMOR]
 
 
