@@ -250,6 +250,25 @@ def test_splits_that_make_no_sense_end_with_2(
     assert message in caplog.text
 
 
+def test_sensitivity_and_precision_are_means_over_the_cases_that_have_them(tmp_path: Path) -> None:
+    predicted, truth = _folders(tmp_path, _same, _no_tumor, _half, _empty)
+    out = tmp_path / "report.json"
+    done = _call(predicted, truth, "--sensitivity", "--roi", "--out", out)
+    assert done.exit_code == 0, done.output
+    report = json.loads(out.read_text())
+    (row,) = report["tables"]["native"]
+    shares = {key: value for key, value in row["mean"].items() if key.endswith(("sensitivity", "precision"))}
+    # the second prediction has no tumor, the third one of two kidneys, the last one nothing
+    assert shares == pytest.approx(
+        {"kidney_sensitivity": (1 + 1 + 1 / 2 + 0) / 4, "kidney_precision": 1,
+         "tumor_sensitivity": (1 + 0 + 1 + 0) / 4, "tumor_precision": 1}
+    )  # fmt: skip
+    assert report["cases"][1]["grids"]["native"]["tumor_precision"] is None
+    assert "| 0.625 ± 0.479 |" in " ".join(done.stdout.split())
+    assert Image.open(out.with_suffix(".png")).width > 0
+    assert "sensitivity" not in _call(predicted, truth).stdout
+
+
 def test_the_roi_is_the_papers_grid_by_hand() -> None:
     # 4 mm slices of 1 mm pixels: kidney of 24 × 24 × 24 mm, the prediction lacks half of it along x
     truth = np.zeros((100, 100, 20), dtype=np.uint8)

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from training.metrics import dice, score_kits19, score_kits19_official, score_regions, surface_dice
+from training.metrics import (
+    dice,
+    score_kits19,
+    score_kits19_official,
+    score_regions,
+    score_sensitivity,
+    surface_dice,
+)
 
 EMPTY = np.zeros((4, 4, 4), dtype=np.uint8)
 
@@ -30,6 +37,22 @@ def test_kits19_by_hand() -> None:
     predicted[0, 0], predicted[1, 0, :2] = 1, 2  # 4 kidney, 2 of the 4 tumor
     assert score_kits19(predicted, truth) == {"kidney": 2 * 6 / 14, "tumor": 2 * 2 / 6}
     assert score_kits19_official(predicted, truth) == score_kits19(predicted, truth)
+
+
+def test_sensitivity_and_precision_by_hand() -> None:
+    truth, predicted = EMPTY.copy(), EMPTY.copy()
+    truth[0, 0], truth[1, 0] = 1, 2  # 4 kidney, 4 tumor
+    predicted[0], predicted[1, 0, 0] = 1, 2  # 16 kidney, of which 4 are, and 1 of the 4 tumor
+    scores = {
+        "kidney_sensitivity": 5 / 8, "kidney_precision": 5 / 17,
+        "tumor_sensitivity": 1 / 4, "tumor_precision": 1,
+    }  # fmt: skip
+    assert score_sensitivity(predicted, truth, "kits19") == scores
+    truth[1, 0] = 3  # a cyst is kidney in KiTS19, a mass since
+    scores = score_sensitivity(predicted, truth, "kits19")
+    assert math.isnan(scores.pop("tumor_sensitivity"))
+    assert scores == {"kidney_sensitivity": 5 / 8, "kidney_precision": 5 / 17, "tumor_precision": 0}
+    assert score_sensitivity(predicted, truth, "kits23")["masses_sensitivity"] == 1 / 4
 
 
 def test_where_the_official_script_misbehaves() -> None:

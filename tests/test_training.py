@@ -19,6 +19,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor, nn
 
 from inference.cli import WEIGHTS_FOLDERS
@@ -36,13 +37,14 @@ from training.data import (
     coarsen,
     draw_label_map,
     edit_labels,
+    find_tumor,
     place_patient,
     split_cases,
 )
 from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
 from training.prepare import LabelMap, cached_names, load_label_maps, prepare
 from training.reproduce import AVERAGED, SHIPPED_CHAIN, TINY_CHAIN, reproduce
-from training.train import RunOptions, _callbacks, train
+from training.train import RunOptions, _callbacks, bearable_precision, train
 
 TINY = replace(
     PRESETS["tiny-kidney"],
@@ -172,8 +174,11 @@ def test_a_replaced_tumor_leaves_the_kidney_that_would_have_been() -> None:
         """The kidney with its tumor cut out, and the tumor drawn in its stead."""
         source = LabelMap("case", labels, 2.0, (0.0, 0.0, 0.0), (300.0, 300.0, 300.0))
         changes = replace(AS_THEY_ARE, tumor_replaced_share=1, tumor_added_radius_mm=(5.0, 5.001))
-        edited = edit_labels(source, changes, np.random.default_rng(1)).labels
-        return edited > 0, edited == 2
+        edited = edit_labels(source, changes, np.random.default_rng(1))
+        whole, start = np.zeros_like(labels), np.asarray(edited.first_mm) / 2
+        box = tuple(slice(int(a), int(a) + n) for a, n in zip(start, edited.labels.shape, strict=True))
+        whole[box] = edited.labels
+        return whole > 0, whole == 2
 
     kidney = np.zeros((60, 60, 60), dtype=np.uint8)
     kidney[10:50, 20:40, 20:40] = 1
@@ -195,6 +200,56 @@ def test_a_replaced_tumor_leaves_the_kidney_that_would_have_been() -> None:
     alone = np.zeros_like(kidney)
     alone[5:12, 5:12, 5:12] = 2
     assert not replaced(alone)[0].any()
+
+
+def test_an_added_tumor_is_not_cut_where_the_label_map_ends() -> None:
+    labels = np.zeros((40, 30, 30), dtype=np.uint8)
+    labels[5:35, 5:25, 5:25] = 1  # 10 mm of background around it, as `prepare` leaves
+    source = LabelMap("case", labels, 2.0, (-39.0, -29.0, -29.0), (300.0, 300.0, 300.0))
+    changes = replace(AS_THEY_ARE, tumor_added_share=1, tumor_added_radius_mm=(35.99, 36.0))
+    for seed in range(5):
+        edited = edit_labels(source, changes, np.random.default_rng(seed))
+        volume_ml = (edited.labels == 2).sum() * 8 / 1000
+        assert volume_ml > 0.6 * 4 / 3 * np.pi * 3.6**3  # lumps take some and give some
+        for axis in range(3):  # background all around
+            ends = np.take(edited.labels, (0, -1), axis)
+            assert not ends.any()
+        # the kidney's own corner has not moved against the scan
+        kidney = np.argwhere(edited.labels == 1) * 2.0 + edited.first_mm
+        assert {tuple(point) for point in kidney} <= {
+            tuple(point) for point in np.argwhere(labels == 1) * 2.0 + source.first_mm
+        }
+
+
+def test_a_transplanted_tumor_is_another_cases() -> None:
+    donor, kidney = np.zeros((2, 60, 60, 60), dtype=np.uint8)
+    donor[10:50, 20:40, 20:40] = kidney[10:50, 20:40, 20:40] = 1
+    donor[20:30, 25:33, 38:44] = 2  # 10 × 8 × 6 voxels, its centre between the surface's two sides
+    donor[12:14, 30:32, 30:32] = 2  # a small one
+    source, other = (
+        LabelMap(n, a, 2.0, (0.0, 0.0, 0.0), (300.0,) * 3) for n, a in (("k", kidney), ("d", donor))
+    )
+    tumor = find_tumor(other)
+    assert tumor is not None
+    assert tumor.mask.shape == (10, 8, 6)
+    assert tumor.mask.all()
+    assert -3 <= tumor.depth_vox <= 0
+    changes = replace(
+        AS_THEY_ARE, tumor_added_share=1, tumor_transplanted_share=1, tumor_transplanted_scale=(1.0, 1.0)
+    )
+    corners = set()
+    for seed in range(6):
+        labels = edit_labels(source, changes, np.random.default_rng(seed), [tumor]).labels
+        (box,) = ndimage.find_objects((labels == 2).astype(np.uint8))
+        assert sorted(side.stop - side.start for side in box) == [6, 8, 10]
+        corners.add(tuple(side.start for side in box))
+        n_kidney = (labels > 0).sum() - (kidney > 0).sum()
+        assert 0 < n_kidney < 10 * 8 * 6  # partly in the kidney, partly out of it
+    assert len(corners) == 6
+    scaled = replace(changes, tumor_transplanted_scale=(0.5, 0.5))
+    half = edit_labels(source, scaled, np.random.default_rng(0), [tumor]).labels
+    assert 0.6 < (half == 2).sum() / (10 * 8 * 6 / 8) < 1.6
+    assert find_tumor(source) is None
 
 
 def test_mirroring_keeps_kidneys_in_place() -> None:
@@ -321,6 +376,16 @@ def test_the_mean_of_networks_by_hand(tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["average", str(tmp_path / "no"), str(one), str(other)])
     assert refused.exit_code == 2
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_cpu_without_bfloat16_trains_in_float32(monkeypatch: pytest.MonkeyPatch, has_it: bool) -> None:
+    monkeypatch.setattr("training.train.has_bf16", lambda device: has_it)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for accelerator in ("cpu", "auto"):
+        assert bearable_precision("bf16-mixed", accelerator) == ("bf16-mixed" if has_it else "32-true")
+    assert bearable_precision("bf16-mixed", "gpu") == "bf16-mixed"
+    assert bearable_precision("32-true", "cpu") == "32-true"
 
 
 class _EverWorse(lightning.LightningModule):

@@ -198,6 +198,8 @@ def synthesize_command(
 @click.option("--roi", is_flag=True, help="Score on the paper's grid (168³ at 2 mm) too.")
 @click.option("--out", type=_path(), default=None, metavar="FILE.json",
               help="Write JSON, and CSV, Markdown and a plot beside it.")  # fmt: skip
+@click.option("--sensitivity", "with_sensitivity", is_flag=True,
+              help="Also sensitivity and precision, where they are defined.")  # fmt: skip
 @click.option("--check-only", is_flag=True, help="Check names, shapes, affines and values; score nothing.")
 @click.option("--zip", "zip_path", type=_path(), default=None, metavar="FILE.zip",
               help="Check, and where that finds no error write KiTS19's flat zip.")  # fmt: skip
@@ -207,6 +209,7 @@ def evaluate_command(
     metric: Metric,
     splits: tuple[Path, ...],
     roi: bool,
+    with_sensitivity: bool,
     out: Path | None,
     check_only: bool,
     zip_path: Path | None,
@@ -227,7 +230,12 @@ def evaluate_command(
         if out:
             check_report_path(out)
         evaluation = evaluate(
-            predictions, truth, metric=metric, splits=splits, roi=RoiSpec() if roi else None
+            predictions,
+            truth,
+            metric=metric,
+            splits=splits,
+            roi=RoiSpec() if roi else None,
+            with_sensitivity=with_sensitivity,
         )
         for case in evaluation.cases:
             for line in case.warnings:

@@ -19,7 +19,15 @@ from tqdm import tqdm
 from inference.cases import KITS19_IMAGE, NNUNET_CHANNEL
 from inference.ct import SUFFIXES, CaseError, Ct, NativeGrid, read_ct
 from inference.preprocess import RoiSpec, Vector
-from training.metrics import HIGHEST_LABEL, Labels, Metric, score_kits19, score_kits19_official, score_regions
+from training.metrics import (
+    HIGHEST_LABEL,
+    Labels,
+    Metric,
+    score_kits19,
+    score_kits19_official,
+    score_regions,
+    score_sensitivity,
+)
 from training.prepare import SEGMENTATION, place_around_kidneys, resample_labels
 
 log = logging.getLogger("training")
@@ -64,7 +72,10 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class Row:
-    """Mean and standard deviation (of the sample; NaN for a single case) of one group of cases."""
+    """Mean and standard deviation (of the sample; NaN for a single case) of one group of cases.
+
+    Sensitivity and precision: over the cases that have them.
+    """
 
     group: str
     cases: int
@@ -98,6 +109,7 @@ def evaluate(
     metric: Metric,
     splits: Sequence[Path] = (),
     roi: RoiSpec | None = None,
+    with_sensitivity: bool = False,
 ) -> Evaluation:
     """Score all cases that both folders have.
 
@@ -109,6 +121,7 @@ def evaluate(
         splits: of one run (rows for training and validation), or of the runs of a cross-validation (a row
             for each one's held-out cases). See `read_splits`.
         roi: score on this grid too.
+        with_sensitivity: sensitivity and precision too.
 
     Raises:
         ValueError: nothing to score, or splits that do not make sense.
@@ -123,7 +136,7 @@ def evaluate(
     if absent := len(theirs.keys() - ours.keys()):
         log.warning("%d of %d references have no prediction: not scored", absent, len(theirs))
     scored = [
-        score_case(name, ours[name], theirs[name], metric=metric, roi=roi)
+        score_case(name, ours[name], theirs[name], metric=metric, roi=roi, with_sensitivity=with_sensitivity)
         for name in tqdm(names, "evaluate", unit="case", disable=None)
     ]
     cases = [score for score in scored if score.error is None]
@@ -266,7 +279,13 @@ def _find_predictions(folder: Path, splits: Sequence[Split]) -> dict[str, Path]:
 
 
 def score_case(
-    case: str, predicted: Path, truth: Path, *, metric: Metric, roi: RoiSpec | None = None
+    case: str,
+    predicted: Path,
+    truth: Path,
+    *,
+    metric: Metric,
+    roi: RoiSpec | None = None,
+    with_sensitivity: bool = False,
 ) -> CaseScore:
     """Score one pair of files in stored axis order, as the official scripts do.
 
@@ -277,6 +296,7 @@ def score_case(
         roi: score on this grid too, where `prepare` places it: around the image centre (the paper's way),
             or around the reference's kidneys along z where the scan is longer. Both label maps are brought
             there alike: a voxel has the highest label that more than half of it has.
+        with_sensitivity: sensitivity and precision too.
     """
     try:
         ours, theirs = read_label_map(predicted), read_label_map(truth)
@@ -294,16 +314,16 @@ def score_case(
             f"{predicted}: its affine differs from the reference's by {difference:.3g} in all. Voxels are "
             "compared as stored, which is what KiTS's scripts do"
         )
-    i, j, k = np.linalg.norm(ours.native.affine[:3, :3], axis=0).tolist()
+    i, j, k = np.linalg.norm(ours.native.affine[:3, :3], axis=0).tolist()  # the prediction's, as in KiTS23
     a, b = _crop(_stored(ours), _stored(theirs))
-    grids = {"native": _score(a, b, (i, j, k), metric)}  # the prediction's spacing, as in KiTS23
+    grids = {"native": _score(a, b, (i, j, k), metric, with_sensitivity)}
     if roi is not None:
         placed = place_around_kidneys(theirs, roi)
         a_roi, b_roi = (
             resample_labels(apply_orientation(_stored(ct), theirs.native.to_canonical), placed)
             for ct in (ours, theirs)
         )
-        grids["roi"] = _score(a_roi, b_roi, (roi.spacing_mm,) * 3, metric)
+        grids["roi"] = _score(a_roi, b_roi, (roi.spacing_mm,) * 3, metric, with_sensitivity)
     if metric == "kits19":
         grids["official"] = _with_average(score_kits19_official(a, b))
     return CaseScore(case, grids, tuple(warnings))
@@ -344,10 +364,14 @@ def _crop(a: Labels, b: Labels) -> tuple[Labels, Labels]:
     return a[tuple(box)], b[tuple(box)]
 
 
-def _score(predicted: Labels, truth: Labels, spacing_mm: Vector, metric: Metric) -> dict[str, float]:
-    if metric != "kits19":
-        return score_regions(predicted, truth, spacing_mm)
-    return _with_average(score_kits19(predicted, truth))
+def _score(
+    predicted: Labels, truth: Labels, spacing_mm: Vector, metric: Metric, with_sensitivity: bool
+) -> dict[str, float]:
+    if metric == "kits19":
+        scores = _with_average(score_kits19(predicted, truth))
+    else:
+        scores = score_regions(predicted, truth, spacing_mm)
+    return scores | (score_sensitivity(predicted, truth, metric) if with_sensitivity else {})
 
 
 def _with_average(scores: Scores) -> dict[str, float]:
@@ -365,11 +389,13 @@ def summarise(
         if not values:
             continue
         table = {key: np.array([value[key] for value in values]) for key in values[0]}
+        if grid != "official":  # whose NaN is a score
+            table = {key: v[~np.isnan(v)] for key, v in table.items()}
         rows.append(
             Row(
                 group,
                 len(values),
-                mean={key: float(v.mean()) for key, v in table.items()},
+                mean={key: float(v.mean()) if v.size else float("nan") for key, v in table.items()},
                 sd={key: float(v.std(ddof=1)) if len(v) > 1 else float("nan") for key, v in table.items()},
             )
         )

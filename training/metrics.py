@@ -19,6 +19,8 @@ Labels = NDArray[np.integer]
 """0 background, 1 kidney, 2 tumor, 3 cyst (KiTS21 and KiTS23 alone)."""
 HIGHEST_LABEL = 3
 TUMOR = 2
+KITS19_REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"kidney": (1, 2, 3), "tumor": (2,)})
+"""What KiTS19 scores; a cyst is kidney."""
 REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {"kidney_and_masses": (1, 2, 3), "masses": (2, 3), "tumor": (2,)}
 )
@@ -36,6 +38,12 @@ def dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """2|A∩B| / (|A| + |B|); two empty masks agree (1)."""
     total = np.count_nonzero(predicted) + np.count_nonzero(truth)
     return 2 * np.count_nonzero(predicted & truth) / total if total else 1.0
+
+
+def sensitivity(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """|A∩B| / |B|: the share of the truth that was found, NaN where there is none. Precision: swapped."""
+    total = np.count_nonzero(truth)
+    return np.count_nonzero(predicted & truth) / total if total else float("nan")
 
 
 def surface_dice(
@@ -90,4 +98,14 @@ def score_regions(predicted: Labels, truth: Labels, spacing_mm: Vector) -> dict[
         a, b = np.isin(predicted, labels), np.isin(truth, labels)
         scores[name] = dice(a, b)
         scores[f"{name}_surface"] = surface_dice(a, b, spacing_mm, TOLERANCE_MM[name])
+    return scores
+
+
+def score_sensitivity(predicted: Labels, truth: Labels, metric: Metric) -> dict[str, float]:
+    """`…_sensitivity` and `…_precision` of each region that the metric scores; NaN where it is nowhere."""
+    scores = {}
+    for name, labels in (KITS19_REGIONS if metric == "kits19" else REGIONS).items():
+        a, b = np.isin(predicted, labels), np.isin(truth, labels)
+        scores[f"{name}_sensitivity"] = sensitivity(a, b)
+        scores[f"{name}_precision"] = sensitivity(b, a)
     return scores

@@ -136,7 +136,7 @@ def _case_rows(evaluation: Evaluation, grid: str) -> tuple[list[str], list[list[
 
 
 def _both_rows(cases: Sequence[CaseScore]) -> tuple[list[str], list[list[str]]]:
-    keys = list(cases[0].grids["native"])
+    keys = list(cases[0].grids["official"])
     whose = {"ours": "native", "official": "official"}
     rows = [
         [score.case, *(f"{score.grids[grid][key]:.3f}" for key in keys for grid in whose.values())]
@@ -157,7 +157,7 @@ def _mean_sd(row: Row, key: str) -> str:
 
 
 def _agree(ours: Scores, official: Scores) -> bool:
-    return all(math.isclose(ours[key], official[key], abs_tol=1e-12) for key in ours)  # NaN never agrees
+    return all(math.isclose(ours[key], official[key], abs_tol=1e-12) for key in official)  # NaN never agrees
 
 
 def _case_columns(evaluation: Evaluation) -> list[list[Any]]:
@@ -239,6 +239,9 @@ def _plot(path: Path, evaluation: Evaluation) -> None:
 
 
 def _box(axis: Any, place: int, cases: Sequence[CaseScore], key: str) -> None:
+    cases = [score for score in cases if not math.isnan(score.grids["native"][key])]
+    if not cases:
+        return
     values = np.array([score.grids["native"][key] for score in cases])
     axis.boxplot(values, positions=[place - BOX_WIDTH / 2], widths=BOX_WIDTH, showfliers=False)
     spread = np.linspace(0, SPREAD, len(values)) if len(values) > 1 else np.zeros(1)

@@ -4,15 +4,17 @@ import ctypes
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from inference.backends import has_bf16
 from inference.weights import WeightsMetadata
-from training.config import TrainConfig
+from training.config import Precision, TrainConfig
 from training.data import Patients
 from training.module import Segmentation, export_weights, load_tensors
 from training.report import EpochTable, plot_curves
@@ -76,6 +78,15 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
+def bearable_precision(precision: Precision, accelerator: str) -> Precision:
+    """float32 instead of bfloat16 on a CPU that emulates it: there a step takes a minute, not seconds."""
+    is_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if precision != "bf16-mixed" or not is_cpu or has_bf16("cpu"):
+        return precision
+    log.warning("this CPU does not compute in bfloat16: training in float32")
+    return "32-true"
+
+
 def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
     """Train, and export the best weights.
 
@@ -88,6 +99,7 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         The weights file.
     """
     keep_freed_memory()
+    config = replace(config, precision=bearable_precision(config.precision, options.accelerator))
     lightning.seed_everything(config.seed, verbose=False)
     patients = Patients(config, options.cache, fold=options.fold, workers=options.workers)
     metadata = WeightsMetadata(
