@@ -19,7 +19,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor, nn
 
 from inference.cli import WEIGHTS_FOLDERS
@@ -37,7 +36,6 @@ from training.data import (
     coarsen,
     draw_label_map,
     edit_labels,
-    find_tumor,
     place_patient,
     split_cases,
 )
@@ -219,37 +217,6 @@ def test_an_added_tumor_is_not_cut_where_the_label_map_ends() -> None:
         assert {tuple(point) for point in kidney} <= {
             tuple(point) for point in np.argwhere(labels == 1) * 2.0 + source.first_mm
         }
-
-
-def test_a_transplanted_tumor_is_another_cases() -> None:
-    donor, kidney = np.zeros((2, 60, 60, 60), dtype=np.uint8)
-    donor[10:50, 20:40, 20:40] = kidney[10:50, 20:40, 20:40] = 1
-    donor[20:30, 25:33, 38:44] = 2  # 10 × 8 × 6 voxels, its centre between the surface's two sides
-    donor[12:14, 30:32, 30:32] = 2  # a small one
-    source, other = (
-        LabelMap(n, a, 2.0, (0.0, 0.0, 0.0), (300.0,) * 3) for n, a in (("k", kidney), ("d", donor))
-    )
-    tumor = find_tumor(other)
-    assert tumor is not None
-    assert tumor.mask.shape == (10, 8, 6)
-    assert tumor.mask.all()
-    assert -3 <= tumor.depth_vox <= 0
-    changes = replace(
-        AS_THEY_ARE, tumor_added_share=1, tumor_transplanted_share=1, tumor_transplanted_scale=(1.0, 1.0)
-    )
-    corners = set()
-    for seed in range(6):
-        labels = edit_labels(source, changes, np.random.default_rng(seed), [tumor]).labels
-        (box,) = ndimage.find_objects((labels == 2).astype(np.uint8))
-        assert sorted(side.stop - side.start for side in box) == [6, 8, 10]
-        corners.add(tuple(side.start for side in box))
-        n_kidney = (labels > 0).sum() - (kidney > 0).sum()
-        assert 0 < n_kidney < 10 * 8 * 6  # partly in the kidney, partly out of it
-    assert len(corners) == 6
-    scaled = replace(changes, tumor_transplanted_scale=(0.5, 0.5))
-    half = edit_labels(source, scaled, np.random.default_rng(0), [tumor]).labels
-    assert 0.6 < (half == 2).sum() / (10 * 8 * 6 / 8) < 1.6
-    assert find_tumor(source) is None
 
 
 def test_mirroring_keeps_kidneys_in_place() -> None:

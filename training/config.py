@@ -83,8 +83,6 @@ class SamplingConfig:
     tumor_replaced_share: float = 0.0  # cut out of the kidney, and one drawn elsewhere
     tumor_added_share: float = 0.25
     tumor_added_radius_mm: Range = (5.0, 28.0)
-    tumor_transplanted_share: float = 0.0  # of the added ones: another case's; the others are lumpy balls
-    tumor_transplanted_scale: Range = (0.5, 1.2)
     kidney_removed_share: float = 0.06
     scan_length_share: float = 0.5  # scans of another length than the case's own
     scan_length_mm: Range = (200.0, 700.0)
@@ -335,14 +333,6 @@ _TUMOR_3MM_ELSEWHERE = replace(
     ),
     seed=15,
 )
-_TUMOR_3MM_TRANSPLANTED = replace(
-    _TUMOR_3MM_ELSEWHERE,
-    max_epochs=10,
-    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=6e-4, warmup_steps=30),
-    # real tumors' shapes, and drawn ones no longer cut flat beside the kidneys
-    sampling=replace(_TUMOR_3MM_ELSEWHERE.sampling, tumor_transplanted_share=0.6),
-    seed=16,
-)
 _TUMOR_2MM = replace(
     _TUMOR_4MM,
     roi=RoiSpec(),
@@ -389,7 +379,6 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "tumor-3mm-fine": _TUMOR_3MM_FINE,
         "tumor-3mm-finer": _TUMOR_3MM_FINER,
         "tumor-3mm-elsewhere": _TUMOR_3MM_ELSEWHERE,
-        "tumor-3mm-transplanted": _TUMOR_3MM_TRANSPLANTED,
         "kidney-2mm": _KIDNEY_2MM,
         "tumor-2mm": _TUMOR_2MM,
         # seconds on a laptop: the same code path for tests

@@ -38,8 +38,6 @@ ADDED_TUMOR_BUMPS: Range = (0.03, 0.3)
 """Of the surface, as a share of the radius."""
 ADDED_TUMOR_REACH_VOX = 40
 """Room made around the kidneys for a tumor to be added."""
-TRANSPLANTED_SIDE_VOX = 50
-"""No transplanted tumor is longer than this."""
 CUT_CLOSE_MM = 20.0
 """Where a tumor is cut out, the kidney fills what is no wider than twice this."""
 SEED_LIMIT = 2**62
@@ -90,19 +88,6 @@ class Patient:
         return moved.min(0) - reach, moved.max(0) + reach
 
 
-@dataclass(frozen=True)
-class Tumor:
-    """One case's largest tumor.
-
-    Attributes:
-        mask: bool (z, y, x), nothing around it.
-        depth_vox: how deep its centre lies in the kidney that would have been; negative: outside of it.
-    """
-
-    mask: NDArray[np.bool_]
-    depth_vox: float
-
-
 # --- varying a patient --------------------------------------------------------------------------------------
 
 
@@ -118,17 +103,8 @@ def draw_label_map(rng: Generator) -> LabelMap:
     return LabelMap("drawn", labels, 2.0, (z, y, x), (length, width, width))
 
 
-def edit_labels(
-    source: LabelMap, config: SamplingConfig, rng: Generator, tumors: Sequence[Tumor] = ()
-) -> LabelMap:
-    """Mirror; remove a kidney; remove, shrink, replace or add a tumor.
-
-    Args:
-        source: whose.
-        config: how often, and how much.
-        rng: of this sample.
-        tumors: other cases', to add; without any, added ones are drawn.
-    """
+def edit_labels(source: LabelMap, config: SamplingConfig, rng: Generator) -> LabelMap:
+    """Mirror; remove a kidney; remove, shrink, replace or add a tumor."""
     labels, first = source.labels.copy(), source.first_mm
     # every draw happens in every sample, so that one choice does not shift all others
     chances, added_seed = rng.random(5), int(rng.integers(SEED_LIMIT))
@@ -146,29 +122,12 @@ def edit_labels(
         if chances[4] < config.tumor_replaced_share:
             _cut_tumor(labels, CUT_CLOSE_MM / source.spacing_mm)
         if labels.any():
-            labels, first = _add_tumor(
-                labels, first, source.spacing_mm, config, tumors, np.random.default_rng(added_seed)
-            )
+            labels = np.pad(labels, ADDED_TUMOR_REACH_VOX)
+            own = np.random.default_rng(added_seed)
+            _add_tumor(labels, source.spacing_mm, config.tumor_added_radius_mm, own)
+            labels, cut = _crop(labels, MARGIN_MM / source.spacing_mm)
+            first = _vector(np.asarray(first) + (cut - ADDED_TUMOR_REACH_VOX) * source.spacing_mm)
     return replace(source, labels=labels, first_mm=first)
-
-
-def _add_tumor(
-    labels: NDArray[np.uint8],
-    first_mm: Vector,
-    spacing_mm: float,
-    config: SamplingConfig,
-    tumors: Sequence[Tumor],
-    rng: Generator,
-) -> tuple[NDArray[np.uint8], Vector]:
-    """Labels with one more tumor, for which they may have grown, and where their first voxel is then."""
-    labels = np.pad(labels, ADDED_TUMOR_REACH_VOX)
-    if tumors and rng.random() < config.tumor_transplanted_share:
-        tumor = tumors[int(rng.integers(len(tumors)))]
-        _transplant_tumor(labels, tumor, config.tumor_transplanted_scale, rng)
-    else:
-        _draw_tumor(labels, spacing_mm, config.tumor_added_radius_mm, rng)
-    labels, start = _crop(labels, MARGIN_MM / spacing_mm)
-    return labels, _vector(np.asarray(first_mm) + (start - ADDED_TUMOR_REACH_VOX) * spacing_mm)
 
 
 def _crop(labels: NDArray[np.uint8], margin_vox: float) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -212,7 +171,7 @@ def _cut_tumor(labels: NDArray[np.uint8], close_vox: float) -> None:
     near[near == TUMOR] = np.where(closed, KIDNEY, 0)[near == TUMOR]
 
 
-def _draw_tumor(labels: NDArray[np.uint8], spacing_mm: float, radius_mm: Range, rng: Generator) -> None:
+def _add_tumor(labels: NDArray[np.uint8], spacing_mm: float, radius_mm: Range, rng: Generator) -> None:
     """A lumpy ball about a random kidney voxel, in the kidney and out of it."""
     voxels = np.flatnonzero(labels == KIDNEY)
     if voxels.size == 0:
@@ -229,41 +188,6 @@ def _draw_tumor(labels: NDArray[np.uint8], spacing_mm: float, radius_mm: Range, 
     distance = (near[0][:, None, None] ** 2 + near[1][:, None] ** 2 + near[2] ** 2).sqrt()
     lumps = SmoothField(rng, 0.7 * radius).at(near) * (radius * rng.uniform(*ADDED_TUMOR_BUMPS))
     labels[box][(distance + lumps < radius).numpy()] = TUMOR
-
-
-def find_tumor(source: LabelMap) -> Tumor | None:
-    """The largest tumor of a label map, if it has one and a kidney."""
-    pieces, _ = ndimage.label(source.labels == TUMOR)
-    labels = source.labels.copy()
-    _cut_tumor(labels, CUT_CLOSE_MM / source.spacing_mm)
-    if not pieces.any() or not labels.any():
-        return None
-    largest = int(np.bincount(pieces.ravel())[1:].argmax()) + 1
-    mask = pieces[ndimage.find_objects(pieces)[largest - 1]] == largest
-    centre = np.argwhere(pieces == largest).mean(0).round().astype(int)
-    return Tumor(mask, float(_depth(labels > 0)[tuple(centre)]))
-
-
-def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Distance (voxels) to the surface, positive within."""
-    return np.asarray(ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask))
-
-
-def _transplant_tumor(labels: NDArray[np.uint8], tumor: Tumor, scale: Range, rng: Generator) -> None:
-    """Another case's tumor, scaled, turned and mirrored at random, about as deep in a kidney as it was."""
-    factor = min(rng.uniform(*scale), TRANSPLANTED_SIDE_VOX / max(tumor.mask.shape))
-    padded = np.pad(tumor.mask, 2).astype(np.float32)
-    mask = ndimage.zoom(padded, factor, order=1, mode="grid-constant", grid_mode=True) > 0.5
-    mask = np.flip(mask.transpose(rng.permutation(3)), tuple(np.flatnonzero(rng.random(3) < 0.5)))
-    radius = (mask.sum() * 3 / (4 * np.pi)) ** (1 / 3)
-    depth = max(tumor.depth_vox * factor, -0.5 * radius)  # it reaches into the kidney
-    off = np.abs(2 * _depth(labels[::2, ::2, ::2] > 0) - depth)  # every second voxel will do
-    there = np.argwhere(off <= max(2.0, off.min()))
-    corner = 2 * there[rng.integers(len(there))] - np.asarray(mask.shape) // 2
-    start, stop = corner.clip(0), (corner + mask.shape).clip(0, labels.shape)
-    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    part = tuple(slice(a, b) for a, b in zip(start - corner, stop - corner, strict=True))
-    labels[box][mask[part]] = TUMOR
 
 
 def place_patient(source: LabelMap, config: SamplingConfig, rng: Generator) -> Patient:
@@ -512,8 +436,6 @@ class SyntheticPatients(Dataset[Sample]):
     ) -> None:
         self.maps, self.config, self.sampling, self.stream = maps, config, sampling, stream
         self.device = device or torch.device("cpu")
-        found = [find_tumor(one) for one in maps] if sampling.tumor_transplanted_share else []
-        self.tumors = [tumor for tumor in found if tumor]
 
     def __getitem__(self, index: int) -> Sample:
         threads = torch.get_num_threads()
@@ -554,8 +476,7 @@ class SyntheticPatients(Dataset[Sample]):
         if self.stream == VALIDATION:
             pick = index  # every case in its turn
         source = self.maps[pick % len(self.maps)] if self.maps and not is_drawn else draw_label_map(rng)
-        edited = edit_labels(source, self.sampling, rng, self.tumors)
-        return place_patient(edited, self.sampling, rng)
+        return place_patient(edit_labels(source, self.sampling, rng), self.sampling, rng)
 
 
 class RealPatients(Dataset[Sample]):

@@ -79,7 +79,7 @@ def keep_freed_memory() -> None:
 
 
 def bearable_precision(precision: Precision, accelerator: str) -> Precision:
-    """float32 instead of bfloat16 on a CPU that emulates it: there a step takes a minute, not seconds."""
+    """float32 instead of bfloat16 on a CPU that only emulates it, many times slower."""
     is_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     if precision != "bf16-mixed" or not is_cpu or has_bf16("cpu"):
         return precision
