@@ -125,17 +125,17 @@ def edit_labels(source: LabelMap, config: SamplingConfig, rng: Generator) -> Lab
             labels = np.pad(labels, ADDED_TUMOR_REACH_VOX)
             own = np.random.default_rng(added_seed)
             _add_tumor(labels, source.spacing_mm, config.tumor_added_radius_mm, own)
-            labels, cut = _crop(labels, MARGIN_MM / source.spacing_mm)
-            first = _vector(np.asarray(first) + (cut - ADDED_TUMOR_REACH_VOX) * source.spacing_mm)
+            box = _box_around(labels > 0, MARGIN_MM / source.spacing_mm)
+            start = np.array([side.start - ADDED_TUMOR_REACH_VOX for side in box])
+            labels, first = labels[box], _vector(np.asarray(first) + start * source.spacing_mm)
     return replace(source, labels=labels, first_mm=first)
 
 
-def _crop(labels: NDArray[np.uint8], margin_vox: float) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """What holds all labels, with a margin, and where in the whole it starts (z, y, x)."""
+def _box_around(mask: NDArray[np.bool_], margin_vox: float) -> tuple[slice, ...]:
+    """Where a mask lies, with a margin as far as the array reaches; empty where it is nowhere."""
     margin = int(np.ceil(margin_vox))
-    (found,) = ndimage.find_objects((labels > 0).astype(np.uint8))
-    box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in found)
-    return labels[box], np.array([side.start for side in box])
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in found[0]) if found else ()
 
 
 def _remove_one_kidney(labels: NDArray[np.uint8], rng: Generator) -> None:
@@ -157,11 +157,9 @@ def _shrink_tumor(labels: NDArray[np.uint8], peel_vox: float) -> None:
 
 def _cut_tumor(labels: NDArray[np.uint8], close_vox: float) -> None:
     """The tumor becomes kidney where the kidney, closed, would have been, and background elsewhere."""
-    found = ndimage.find_objects((labels == TUMOR).astype(np.uint8))
-    if not found:
+    box = _box_around(labels == TUMOR, 2 * close_vox)
+    if not box:
         return
-    margin = int(np.ceil(2 * close_vox))
-    box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in found[0])
     near = labels[box]
     if not (near == KIDNEY).any():
         near[:] = 0

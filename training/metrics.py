@@ -5,7 +5,7 @@ nested regions by Dice and by surface Dice at a tolerance (`evaluation/metrics.p
 `configuration/labels.py`, the same in both).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -86,6 +86,13 @@ def score_kits19_official(predicted: Labels, truth: Labels) -> dict[str, float]:
     return scores
 
 
+def _region_masks(
+    predicted: Labels, truth: Labels, regions: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
+    for name, labels in regions.items():
+        yield name, np.isin(predicted, labels), np.isin(truth, labels)
+
+
 def score_regions(predicted: Labels, truth: Labels, spacing_mm: Vector) -> dict[str, float]:
     """KiTS21's and KiTS23's six numbers: Dice, and `…_surface`, of each of the nested regions.
 
@@ -94,8 +101,7 @@ def score_regions(predicted: Labels, truth: Labels, spacing_mm: Vector) -> dict[
         spacing_mm: of the arrays' axes.
     """
     scores = {}
-    for name, labels in REGIONS.items():
-        a, b = np.isin(predicted, labels), np.isin(truth, labels)
+    for name, a, b in _region_masks(predicted, truth, REGIONS):
         scores[name] = dice(a, b)
         scores[f"{name}_surface"] = surface_dice(a, b, spacing_mm, TOLERANCE_MM[name])
     return scores
@@ -104,8 +110,7 @@ def score_regions(predicted: Labels, truth: Labels, spacing_mm: Vector) -> dict[
 def score_sensitivity(predicted: Labels, truth: Labels, metric: Metric) -> dict[str, float]:
     """`…_sensitivity` and `…_precision` of each region that the metric scores; NaN where it is nowhere."""
     scores = {}
-    for name, labels in (KITS19_REGIONS if metric == "kits19" else REGIONS).items():
-        a, b = np.isin(predicted, labels), np.isin(truth, labels)
+    for name, a, b in _region_masks(predicted, truth, KITS19_REGIONS if metric == "kits19" else REGIONS):
         scores[f"{name}_sensitivity"] = sensitivity(a, b)
         scores[f"{name}_precision"] = sensitivity(b, a)
     return scores
