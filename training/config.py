@@ -1,15 +1,13 @@
-"""What a training run is made of, and the named presets: every deviation from the paper has a name."""
+"""What a training run is made of: every deviation from the paper has a name."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Literal
 
 from inference.preprocess import RoiSpec, Shape
 from inference.weights import Stage
 from training.ranges import Range
+from training.real.augment import UNVARIED, ScanSampling
 
-Source = Literal["images", "synthetic"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -48,12 +46,34 @@ class LossConfig:
         tumor_weight: of the tumor's voxels in the kidney network's cross-entropy, on top of that: what the
             kidney network leaves out, the tumor network never sees.
         margin_vox: the tumor's loss sees the kidneys grown by so many voxels; the paper's the kidneys alone.
+        false_volume: weight of Σp(1 − t) in litres: a false structure costs what it measures, also where
+            there is no kidney, and Dice has no gradient.
     """
 
     cross_entropy: float = 0.0
     positive_weight: float = 1.0
     tumor_weight: float = 1.0
     margin_vox: int = 0
+    false_volume: float = 0.0
+
+
+@dataclass(frozen=True)
+class SourceShares:
+    """How often a training sample comes from which source. What the cache lacks goes to the others.
+
+    Attributes:
+        synthetic: a CT synthesised around a label map, or around drawn kidneys.
+        labelled: a real scan with labelled kidneys, as it is.
+        painted: the same with tumors or cysts painted into its kidneys.
+        background: a real scan without a kidney in view (but in ignored voxels).
+        slices: a single real slice with its labels, repeated to a slab; half of them painted.
+    """
+
+    synthetic: float = 0.0
+    labelled: float = 0.0
+    painted: float = 0.0
+    background: float = 0.0
+    slices: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +147,8 @@ class TrainConfig:
 
     Attributes:
         stage: "kidney", or "tumor", whose loss sees only the true kidneys (and `LossConfig.margin_vox`).
-        source: real image ROIs, or CTs synthesised around label maps.
+        sources: what samples are made of; the paper's are labelled scans as they are.
+        sampling, scans: how label maps and real scans are varied.
         roi: grid and intensities that the network will see at inference.
         crop_vox: (z, y, x) voxels of a training sample on that grid; None is the whole ROI.
         base_channels: see `VNet`.
@@ -140,7 +161,7 @@ class TrainConfig:
     """
 
     stage: Stage = "kidney"
-    source: Source = "images"
+    sources: SourceShares = field(default_factory=lambda: SourceShares(labelled=1.0))
     roi: RoiSpec = field(default_factory=RoiSpec)
     crop_vox: Shape | None = None
     base_channels: int = 8
@@ -152,6 +173,7 @@ class TrainConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    scans: ScanSampling = UNVARIED
     precision: Precision = "32-true"
     channels_last: bool = False
     activation_checkpointing: bool = False
@@ -170,226 +192,3 @@ class TrainConfig:
     def max_steps(self) -> int:
         """Planned optimiser steps."""
         return self.max_epochs * self.steps_per_epoch
-
-
-_PAPER_KIDNEY = TrainConfig()
-_KIDNEY_4MM = TrainConfig(
-    source="synthetic",
-    roi=RoiSpec(shape_vox=(88, 88, 88), spacing_mm=4.0),
-    crop_vox=(64, 64, 64),
-    batch_size=4,
-    max_epochs=24,
-    patience=0,
-    optimiser=OptimiserConfig(
-        kind="adamw",
-        learning_rate=2e-3,
-        weight_decay=1e-4,
-        warmup_steps=100,
-        cosine=True,
-        gradient_norm=1.0,
-        batch_norm_momentum=0.05,
-    ),
-    loss=LossConfig(cross_entropy=1.0),
-    precision="bf16-mixed",
-    channels_last=True,
-)
-_KIDNEY_2MM = replace(
-    _KIDNEY_4MM,
-    roi=RoiSpec(),
-    crop_vox=(96, 96, 96),
-    batch_size=2,
-    max_epochs=40,
-    optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3),
-)
-_KIDNEY_4MM_AGAIN = replace(
-    _KIDNEY_4MM, max_epochs=8, optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3, warmup_steps=50)
-)
-_KIDNEY_4MM_LONGER = replace(_KIDNEY_4MM_AGAIN, max_epochs=12, seed=1)  # other patients than the round before
-_TUMOR_4MM = replace(
-    _KIDNEY_4MM,
-    stage="tumor",
-    crop_vox=(48, 48, 48),  # one kidney and what surrounds it: the loss sees nothing else
-    batch_size=8,
-    max_epochs=12,
-    optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=1e-3, warmup_steps=200),
-    loss=LossConfig(cross_entropy=1.0, positive_weight=3.0),
-    sampling=SamplingConfig(centres=CropCentres(kidney=0.4, tumor=0.6, border=0.0, elsewhere=0.0)),
-    fresh_head=True,
-)
-_TUMOR_4MM_AGAIN = replace(_TUMOR_4MM, max_epochs=30, fresh_head=False)
-_KIDNEY_3MM = replace(
-    _KIDNEY_4MM_AGAIN, roi=RoiSpec(shape_vox=(112, 112, 112), spacing_mm=3.0), max_epochs=12
-)
-_KIDNEY_3MM_AGAIN = replace(
-    _KIDNEY_3MM,
-    # the round before took femoral heads and bowel for kidneys: more of pelvis, chest and what else there is
-    sampling=SamplingConfig(
-        scan_length_mm=(200.0, 900.0),
-        roi_anywhere_share=0.5,
-        centres=CropCentres(kidney=0.25, tumor=0.15, border=0.15, elsewhere=0.45),
-    ),
-    seed=2,
-)
-_KIDNEY_3MM_COARSE = replace(
-    _KIDNEY_3MM,
-    max_epochs=14,
-    # both rounds before missed kidneys in slices of 5 mm
-    sampling=replace(
-        _KIDNEY_3MM_AGAIN.sampling,
-        coarse_share=0.5,
-        centres=CropCentres(kidney=0.35, tumor=0.2, border=0.15, elsewhere=0.3),
-    ),
-    seed=3,
-)
-_KIDNEY_3MM_TUMORS = replace(
-    _KIDNEY_3MM,
-    max_epochs=10,
-    # the round before left tumors out of the kidneys
-    loss=LossConfig(cross_entropy=1.0, tumor_weight=4.0),
-    sampling=replace(
-        _KIDNEY_3MM_COARSE.sampling,
-        coarse_share=0.4,
-        centres=CropCentres(kidney=0.25, tumor=0.35, border=0.1, elsewhere=0.3),
-    ),
-    seed=5,
-)
-_KIDNEY_3MM_URINE = replace(
-    _KIDNEY_3MM_TUMORS,
-    # drawn since: renal pelves and ureters outside the kidneys
-    optimiser=replace(_KIDNEY_3MM.optimiser, learning_rate=8e-4),
-    loss=LossConfig(cross_entropy=1.0, tumor_weight=2.0),
-    sampling=replace(
-        _KIDNEY_3MM_TUMORS.sampling,
-        centres=CropCentres(kidney=0.35, tumor=0.25, border=0.15, elsewhere=0.25),
-    ),
-    seed=8,
-)
-_TUMOR_3MM = replace(_TUMOR_4MM_AGAIN, roi=_KIDNEY_3MM.roi, crop_vox=(56, 56, 56), batch_size=5)
-_TUMOR_3MM_CLOSE = replace(
-    _TUMOR_3MM,
-    crop_vox=(48, 40, 40),  # little more than a kidney: twice the patients in the same time
-    batch_size=12,
-    validation_steps=10,
-    max_epochs=24,
-    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=1.5e-3, warmup_steps=100),
-    sampling=replace(
-        _TUMOR_3MM.sampling,
-        phase_shares=(0.2, 0.38, 0.28, 0.14),  # KiTS19's CTs have contrast
-        coarse_share=0.3,
-        tumor_shrunk_share=0.25,  # small tumors are what it misses
-    ),
-    seed=4,
-)
-_TUMOR_3MM_LONGER = replace(
-    _TUMOR_3MM_CLOSE,
-    max_epochs=24,
-    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=6e-4, warmup_steps=50),
-    # the rounds before never saw what lies beside a kidney, which the kidney network may take for one
-    loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=5),
-    sampling=replace(
-        _TUMOR_3MM_CLOSE.sampling, phase_shares=(0.25, 0.35, 0.27, 0.13), tumor_removed_share=0.25
-    ),
-    mirror=True,
-    seed=7,
-)
-_TUMOR_3MM_AGAIN = replace(
-    _TUMOR_3MM_LONGER,
-    max_epochs=8,
-    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=4e-4, warmup_steps=20),
-    seed=9,
-)
-_TUMOR_3MM_WIDE = replace(
-    _TUMOR_3MM_AGAIN,
-    max_epochs=24,
-    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=6e-4, warmup_steps=50),
-    # a tumor whose outer half the kidney network leaves out reaches farther than 15 mm
-    loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=10),
-    seed=10,
-)
-_TUMOR_3MM_FINE = replace(_TUMOR_3MM_WIDE, max_epochs=12, optimiser=_TUMOR_3MM_AGAIN.optimiser, seed=12)
-_TUMOR_3MM_FINER = replace(
-    _TUMOR_3MM_WIDE,
-    max_epochs=30,
-    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=5e-4, warmup_steps=50),
-    seed=13,
-)
-_TUMOR_3MM_ELSEWHERE = replace(
-    _TUMOR_3MM_WIDE,
-    max_epochs=40,
-    optimiser=replace(_TUMOR_3MM.optimiser, learning_rate=8e-4, warmup_steps=50),
-    # the rounds before knew by a kidney's shape where its tumor is, and missed those of unseen kidneys
-    sampling=replace(
-        _TUMOR_3MM_WIDE.sampling,
-        drawn_share=0.15,
-        rotation_deg=20.0,
-        scale=(0.75, 1.25),
-        stretch=(0.88, 1.14),
-        warp_mm=(0.0, 6.0),
-        warp_cell_mm=(25.0, 70.0),
-        tumor_removed_share=0.05,
-        tumor_shrunk_share=0.12,
-        tumor_replaced_share=0.45,
-        tumor_added_radius_mm=(5.0, 36.0),
-    ),
-    seed=15,
-)
-_TUMOR_2MM = replace(
-    _TUMOR_4MM,
-    roi=RoiSpec(),
-    crop_vox=(80, 80, 80),
-    batch_size=2,
-    max_epochs=60,
-    optimiser=replace(_TUMOR_4MM.optimiser, learning_rate=6e-4),
-)
-_TINY = replace(
-    _KIDNEY_4MM,
-    roi=RoiSpec(shape_vox=(32, 32, 32), spacing_mm=8.0),
-    crop_vox=None,
-    batch_size=2,
-    base_channels=4,
-    steps_per_epoch=20,
-    validation_steps=4,
-    max_epochs=6,
-    optimiser=replace(_KIDNEY_4MM.optimiser, learning_rate=3e-3, warmup_steps=10, batch_norm_momentum=0.1),
-    # kidneys are a hundredth of the ROI: evenly weighted, so short a run ends at "nothing anywhere"
-    loss=LossConfig(cross_entropy=1.0, positive_weight=4.0),
-    precision="32-true",
-)
-PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
-    {
-        # the paper's recipe, on KiTS19's images
-        "paper-kidney": _PAPER_KIDNEY,
-        "paper-tumor": replace(_PAPER_KIDNEY, stage="tumor", fresh_head=True),
-        # the chain of the shipped weights: coarse to fine, on synthetic CTs
-        "kidney-4mm": _KIDNEY_4MM,
-        "kidney-4mm-again": _KIDNEY_4MM_AGAIN,
-        "kidney-4mm-longer": _KIDNEY_4MM_LONGER,
-        "tumor-4mm": _TUMOR_4MM,
-        "tumor-4mm-again": _TUMOR_4MM_AGAIN,
-        "kidney-3mm": _KIDNEY_3MM,
-        "kidney-3mm-again": _KIDNEY_3MM_AGAIN,
-        "kidney-3mm-coarse": _KIDNEY_3MM_COARSE,
-        "kidney-3mm-tumors": _KIDNEY_3MM_TUMORS,
-        "kidney-3mm-urine": _KIDNEY_3MM_URINE,
-        "tumor-3mm": _TUMOR_3MM,
-        "tumor-3mm-close": _TUMOR_3MM_CLOSE,
-        "tumor-3mm-longer": _TUMOR_3MM_LONGER,
-        "tumor-3mm-again": _TUMOR_3MM_AGAIN,
-        "tumor-3mm-wide": _TUMOR_3MM_WIDE,
-        "tumor-3mm-fine": _TUMOR_3MM_FINE,
-        "tumor-3mm-finer": _TUMOR_3MM_FINER,
-        "tumor-3mm-elsewhere": _TUMOR_3MM_ELSEWHERE,
-        "kidney-2mm": _KIDNEY_2MM,
-        "tumor-2mm": _TUMOR_2MM,
-        # seconds on a laptop: the same code path for tests
-        "tiny-kidney": _TINY,
-        "tiny-tumor": replace(
-            _TINY,
-            stage="tumor",
-            max_epochs=3,
-            loss=_TUMOR_4MM.loss,
-            sampling=_TUMOR_4MM.sampling,
-            fresh_head=True,
-        ),
-    }
-)

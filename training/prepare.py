@@ -1,185 +1,273 @@
-"""KiTS19's folders → what training reads: kidneys on a 2 mm grid, and ROI images if there are any."""
+"""Data sets in their own layouts → one cache that training reads.
+
+| layout | what it gives |
+|---|---|
+| KiTS19: `case_XXXXX/segmentation.nii.gz`, with or without `imaging.nii.gz` | a label map, and a scan where there is an image |
+| TotalSegmentator: `<case>/ct.nii.gz`, `<case>/segmentations/kidney_left.nii.gz` … | a scan; a background where no kidney is labelled |
+| an `index.json`: `<name>/imaging.nii.gz`, `<name>/segmentation.nii.gz` | scans, backgrounds and single slices, as it says |
+
+`index.json` maps each name to `{"labels": …, "role": …, "case": …}`. `labels` holds "1 kidney" where kidneys are
+labelled and "2 tumor" where tumors are too; otherwise there is no kidney but in voxels labelled 255, which
+count in nothing. `role` is `train` (the default), `set_aside` (validation alone) or anything else (left out).
+"""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
 from inference.ct import CaseError, Ct, read_ct
-from inference.preprocess import Roi, RoiSpec, Vector, extract_roi, place_roi, resample
+from inference.preprocess import Roi, RoiSpec, resample
+from training.cache import IGNORE, KIDNEY, SCANS, TUMOR, Scan, save_scan, to_grey, triple
 
 IMAGE, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
-CASES = "case_*"
-KIDNEY, TUMOR = 1, 2
+INDEX = "index.json"
+TOTALSEGMENTATOR_IMAGE = "ct.nii.gz"
+TOTALSEGMENTATOR_KIDNEYS = ("kidney_left", "kidney_right", "kidney_cyst_left", "kidney_cyst_right")
 LABEL_SPACING_MM = 2.0
+"""Of the label maps that CTs are synthesised around."""
 MARGIN_MM = 10.0
 """Background kept around the kidneys: interpolation and peeling need some, nothing more."""
 SAME_AFFINE = 1e-3
 """Largest difference (mm) between the affines of a CT and its label map."""
 
+Layout = Literal["kits", "totalsegmentator", "index"]
+
 
 @dataclass(frozen=True)
-class LabelMap:
-    """The kidneys of one patient, and where the scan lies around them.
+class Source:
+    """One case of a data set, and what is known of it before it is read.
 
     Attributes:
-        name: of the case.
-        labels: uint8 (z, y, x) in canonical LPS, isotropic, cropped to the kidneys with a margin.
-        spacing_mm: side of a voxel.
-        first_mm: (z, y, x) of the centre of voxel (0, 0, 0), against the centre of the scan.
-        scan_mm: (z, y, x) side lengths of the scan.
+        name: in the cache.
+        folder: its files.
+        layout: how they lie there.
+        entry: its line of `index.json`.
     """
 
     name: str
-    labels: NDArray[np.uint8]
-    spacing_mm: float
-    first_mm: Vector
-    scan_mm: Vector
+    folder: Path
+    layout: Layout
+    entry: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class RoiImage:
-    """One CT as the network sees it.
-
-    Attributes:
-        image: float16 of the ROI's shape, in [0, 1] (`extract_roi`; half precision is finer than 0.2 HU).
-        labels: uint8, same shape.
-    """
-
-    image: NDArray[np.float16]
-    labels: NDArray[np.uint8]
-
-
-def find_case_folders(data: Path) -> list[Path]:
-    """`case_XXXXX` folders with a label map, sorted.
+def find_sources(data: Path) -> list[Source]:
+    """The cases of a data set, sorted by name.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no layout that is known.
     """
-    folders = sorted(path.parent for path in data.glob(f"{CASES}/{SEGMENTATION}"))
-    if not folders:
-        raise ValueError(f"{data}: no {CASES}/{SEGMENTATION}. Name the folder that holds KiTS19's cases")
-    return folders
+    if (data / INDEX).is_file():
+        index = json.loads((data / INDEX).read_text())
+        return [
+            Source(name, data / name, "index", entry)
+            for name, entry in sorted(index.items())
+            if entry.get("role", "train") in ("train", "set_aside")
+        ]
+    kits = sorted(path.parent for path in data.glob(f"case_*/{SEGMENTATION}"))
+    if kits:
+        return [Source(folder.name, folder, "kits", {}) for folder in kits]
+    others = sorted(path.parent for path in data.glob(f"*/{TOTALSEGMENTATOR_IMAGE}"))
+    if others:
+        return [Source(folder.name, folder, "totalsegmentator", {}) for folder in others]
+    raise ValueError(
+        f"{data}: neither {INDEX}, nor case_*/{SEGMENTATION}, nor */{TOTALSEGMENTATOR_IMAGE}. "
+        "Name the folder that holds the cases"
+    )
 
 
-def prepare(data: Path, cache: Path, *, roi: RoiSpec, processes: int = 1) -> dict[str, str]:
+def prepare(data: Path, cache: Path, *, spacing_mm: float = 3.0, processes: int = 1) -> dict[str, str]:
     """Prepare all cases that the cache does not hold yet.
 
     Args:
-        data: folder with `case_XXXXX/segmentation.nii.gz` and, where there are images, `imaging.nii.gz`.
-        cache: one `.npz` a case is written here.
-        roi: the grid and intensities of the ROI images.
+        data: a folder in one of the layouts above; several calls fill one cache.
+        cache: a label map becomes `<name>.npz`, a scan `scans/<name>.npz`.
+        spacing_mm: of the scans' isotropic grid: the networks' own.
         processes: how many cases at once; each takes up to 3 GiB where there are images.
 
     Returns:
         The cases that could not be prepared, and why.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    folders = [folder for folder in find_case_folders(data) if not _is_done(folder, cache, roi)]
+    (cache / SCANS).mkdir(parents=True, exist_ok=True)
+    sources = [source for source in find_sources(data) if not _is_done(source, cache, spacing_mm)]
     failed = {}
     with ProcessPoolExecutor(processes) as pool:
-        jobs = pool.map(_try_case, folders, [cache] * len(folders), [roi] * len(folders))
-        for folder, error in tqdm(zip(folders, jobs, strict=True), "prepare", len(folders), unit="case"):
+        jobs = pool.map(_try_case, sources, [cache] * len(sources), [spacing_mm] * len(sources))
+        progress = tqdm(zip(sources, jobs, strict=True), "prepare", len(sources), unit="case", disable=None)
+        for source, error in progress:
             if error:
-                failed[folder.name] = error
+                failed[source.name] = error
     return failed
 
 
-def _is_done(folder: Path, cache: Path, roi: RoiSpec) -> bool:
-    entry = cache / f"{folder.name}.npz"
-    if not entry.is_file():
+def _is_done(source: Source, cache: Path, spacing_mm: float) -> bool:
+    scan, has_image = cache / SCANS / f"{source.name}.npz", _image(source) is not None
+    if source.layout == "kits" and not (cache / f"{source.name}.npz").is_file():
         return False
-    with np.load(entry) as arrays:
-        return not (folder / IMAGE).exists() or str(arrays.get("roi")) == _as_text(roi)
+    if not has_image:
+        return True
+    if not scan.is_file():
+        return False
+    with np.load(scan) as arrays:
+        return float(arrays["spacing_mm"]) == spacing_mm
 
 
-def _try_case(folder: Path, cache: Path, roi: RoiSpec) -> str | None:
+def _image(source: Source) -> Path | None:
+    path = source.folder / (TOTALSEGMENTATOR_IMAGE if source.layout == "totalsegmentator" else IMAGE)
+    return path if path.exists() or source.layout != "kits" else None
+
+
+def _try_case(source: Source, cache: Path, spacing_mm: float) -> str | None:
     try:
-        arrays = _prepare_case(folder, roi)
+        _prepare_case(source, cache, spacing_mm)
     except CaseError as error:
         return str(error)
-    partial = cache / f".{folder.name}.partial.npz"
-    np.savez_compressed(partial, allow_pickle=False, **arrays)
-    partial.replace(cache / f"{folder.name}.npz")
     return None
 
 
-def _prepare_case(folder: Path, roi: RoiSpec) -> Mapping[str, NDArray]:
-    truth = read_ct(folder / SEGMENTATION)
-    if truth.hu.min() < 0 or truth.hu.max() > TUMOR:
-        raise CaseError(
-            f"{folder / SEGMENTATION}: values {truth.hu.min()} to {truth.hu.max()}, not 0 background, "
-            "1 kidney, 2 tumor. Get the file again"
+def _prepare_case(source: Source, cache: Path, spacing_mm: float) -> None:
+    if "slice" in source.entry:
+        save_scan(cache / SCANS / f"{source.name}.npz", _slice_scan(source, spacing_mm))
+        return
+    image = _image(source)
+    ct = read_ct(image) if image else None
+    labels, native = _read_labels(source, ct)
+    if source.layout == "kits":
+        if not labels.any():
+            raise CaseError(f"{source.folder / SEGMENTATION}: nothing is labelled. Get the file again")
+        arrays = _label_arrays(labels, native.spacing_mm)
+        partial = cache / f".{source.name}.partial.npz"
+        np.savez_compressed(partial, allow_pickle=False, **arrays)
+        partial.replace(cache / f"{source.name}.npz")
+    if ct is not None:
+        save_scan(cache / SCANS / f"{source.name}.npz", _scan(source, ct, labels, spacing_mm))
+
+
+def _read_labels(source: Source, ct: Ct | None) -> tuple[NDArray[np.uint8], Ct]:
+    """Labels of the cache on the grid of the CT, or of the label map where there is no CT."""
+    paths = [source.folder / SEGMENTATION]
+    if source.layout == "totalsegmentator":
+        masks = [source.folder / "segmentations" / f"{name}.nii.gz" for name in TOTALSEGMENTATOR_KIDNEYS]
+        paths = [path for path in masks if path.exists()]
+    elif source.layout == "index" and not paths[0].exists():
+        paths = []
+    result: NDArray[np.uint8] | None = None
+    for path in paths:
+        truth = read_ct(path)
+        if ct is not None:
+            _check_grid(ct, truth, path)
+        values = np.unique(truth.hu)
+        allowed = (0, 1, 2, IGNORE) if source.layout == "index" else (0, 1, 2)
+        if not np.isin(values, allowed).all():
+            raise CaseError(
+                f"{path}: values {values.min()} to {values.max()}; expected 0 background, 1 kidney, 2 tumor. "
+                "Merge cysts (3) into the kidney, or name KiTS19's own label maps"
+            )
+        new = truth.hu.astype(np.uint8)
+        result = new if result is None else np.maximum(result, new)
+        native = truth
+    if result is None:
+        assert ct is not None
+        return np.zeros(ct.hu.shape, np.uint8), ct
+    return result, ct or native
+
+
+def _check_grid(ct: Ct, truth: Ct, path: Path) -> None:
+    apart = np.abs(ct.native.affine - truth.native.affine).max() > SAME_AFFINE
+    if ct.hu.shape != truth.hu.shape or apart:
+        raise CaseError(f"{path}: lies on another grid than its CT. Get both again")
+
+
+def _scan(source: Source, ct: Ct, labels: NDArray[np.uint8], spacing_mm: float) -> Scan:
+    """A CT and its labels on an isotropic grid."""
+    roi = _whole_scan(ct.hu.shape, ct.spacing_mm, spacing_mm)
+    hu = ndimage.gaussian_filter(ct.hu.astype(np.float32), widening(np.asarray(roi.step_vox)))
+    knows_tumors = source.layout == "kits" or "2 tumor" in str(source.entry.get("labels", ""))
+    grey, kept = to_grey(resample(hu, roi)), _resample_all(labels, roi)
+    return _as_scan(source, grey, kept, spacing_mm, has_tumor=knows_tumors)
+
+
+def _slice_scan(source: Source, spacing_mm: float) -> Scan:
+    """One slice, whose labels are complete; along z it has one voxel, whatever its thickness."""
+    images = [nib.load(source.folder / name) for name in (IMAGE, SEGMENTATION)]
+    step = spacing_mm / np.asarray(images[0].header.get_zooms()[1:3])  # (slice, row, column), as KiTS stores them
+    hu, labels = (np.asanyarray(image.dataobj)[0] for image in images)
+    soft = ndimage.gaussian_filter(hu.astype(np.float32), widening(step))
+    grey = to_grey(ndimage.zoom(soft, 1 / step, order=1, grid_mode=True, mode="nearest"))
+    shares = [
+        ndimage.zoom(
+            ndimage.gaussian_filter((labels >= v).astype(np.float32), widening(step)), 1 / step, order=1,
+            grid_mode=True, mode="nearest",
         )
-    if not truth.hu.any():
-        raise CaseError(f"{folder / SEGMENTATION}: nothing is labelled. Get the file again")
-    arrays = _label_arrays(truth)
-    if (folder / IMAGE).exists():
-        ct = read_ct(folder / IMAGE)
-        if (
-            ct.hu.shape != truth.hu.shape
-            or np.abs(ct.native.affine - truth.native.affine).max() > SAME_AFFINE
-        ):
-            raise CaseError(f"{folder}: {IMAGE} and {SEGMENTATION} lie on different grids. Get both again")
-        placed = place_around_kidneys(truth, roi)
-        arrays |= {
-            "image": extract_roi(ct.hu, placed).astype(np.float16),
-            "image_labels": resample_labels(truth.hu, placed),
-            "roi": np.asarray(_as_text(roi)),
-        }
-    return arrays
+        for v in (KIDNEY, TUMOR)
+    ]  # fmt: skip
+    kept = np.add(*[(share > 0.5).astype(np.uint8) for share in shares])
+    return _as_scan(source, grey[None], kept[None], spacing_mm, has_tumor=True)
 
 
-def _as_text(roi: RoiSpec) -> str:
-    return json.dumps(asdict(roi), sort_keys=True)
+def _as_scan(
+    source: Source, grey: NDArray[np.uint8], labels: NDArray[np.uint8], spacing_mm: float, *, has_tumor: bool
+) -> Scan:
+    case = source.entry.get("case", source.name)
+    return Scan(
+        name=source.name,
+        case=f"case_{case:05d}" if isinstance(case, int) else str(case),
+        role="set_aside" if source.entry.get("role") == "set_aside" else "train",
+        grey=grey,
+        labels=labels,
+        spacing_mm=spacing_mm,
+        has_kidney=bool(np.isin(labels, (KIDNEY, TUMOR)).any()),
+        has_tumor=has_tumor,
+        is_slice="slice" in source.entry,
+    )
 
 
-def place_around_kidneys(truth: Ct, spec: RoiSpec) -> Roi:
-    """As the paper has it around the centre; in a scan longer than the ROI at the kidneys' height.
-
-    Args:
-        truth: a label map.
-        spec: the grid to place.
-    """
-    roi = place_roi(truth.hu.shape, truth.spacing_mm, spec)
-    slices = np.flatnonzero(truth.hu.any((1, 2)))
-    if not slices.size or truth.hu.shape[0] * truth.spacing_mm[0] <= spec.extent_mm[0]:
-        return roi
-    return place_roi(truth.hu.shape, truth.spacing_mm, spec, centre_z_vox=float(slices[0] + slices[-1]) / 2)
+def _resample_all(labels: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
+    result = resample_labels(np.where(labels == IGNORE, 0, labels).astype(np.int16), roi)
+    if (labels == IGNORE).any():
+        ignored = resample_labels((labels == IGNORE).astype(np.int16), roi)
+        result[(ignored > 0) & (result == 0)] = IGNORE
+    return result
 
 
-def _label_arrays(truth: Ct) -> dict[str, NDArray]:
+def _whole_scan(shape: tuple[int, int, int], spacing: tuple[float, float, float], to_mm: float) -> Roi:
+    """An isotropic grid over a whole CT, their centres the same."""
+    step = to_mm / np.asarray(spacing)
+    size = np.maximum(1, np.round(np.asarray(shape) / step)).astype(int)
+    start = (np.asarray(shape) - 1) / 2 - (size - 1) / 2 * step
+    return Roi(RoiSpec(shape_vox=triple(size.tolist()), spacing_mm=to_mm), triple(start.tolist()), triple(step.tolist()))
+
+
+def widening(step_vox: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviation (in source voxels) by which a grid voxel is wider than a source voxel; both are boxes."""
+    return np.sqrt(np.maximum(step_vox**2 - 1, 0) / 12)
+
+
+def _label_arrays(labels: NDArray[np.uint8], spacing_mm: tuple[float, float, float]) -> dict[str, NDArray]:
     """The fields of a `LabelMap`: the scan's 2 mm grid, as far as the kidneys reach."""
-    shape, spacing = np.asarray(truth.hu.shape), np.asarray(truth.spacing_mm)
+    shape, spacing = np.asarray(labels.shape), np.asarray(spacing_mm)
     step = LABEL_SPACING_MM / spacing
-    box = ndimage.find_objects((truth.hu > 0).astype(np.uint8))[0]
+    box = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
     low = (np.asarray([side.start for side in box]) - 0.5) - MARGIN_MM / spacing
     high = (np.asarray([side.stop for side in box]) - 0.5) + MARGIN_MM / spacing
     size = np.ceil((high - low) / step).astype(int)
     start = (low + high) / 2 - (size - 1) / 2 * step
-    spec = RoiSpec(shape_vox=_triple(size.tolist()), spacing_mm=LABEL_SPACING_MM)
-    roi = Roi(spec, _triple(start.tolist()), _triple(step.tolist()))
+    spec = RoiSpec(shape_vox=triple(size.tolist()), spacing_mm=LABEL_SPACING_MM)
+    roi = Roi(spec, triple(start.tolist()), triple(step.tolist()))
     return {
-        "labels": resample_labels(truth.hu, roi),
+        "labels": resample_labels(labels.astype(np.int16), roi),
         "spacing_mm": np.asarray(LABEL_SPACING_MM),
         "first_mm": (start - (shape - 1) / 2) * spacing,
         "scan_mm": shape * spacing,
     }
-
-
-T = TypeVar("T")
-
-
-def _triple(values: list[T]) -> tuple[T, T, T]:
-    z, y, x = values
-    return (z, y, x)
 
 
 def resample_labels(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
@@ -190,8 +278,7 @@ def resample_labels(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
         roi: where to sample.
     """
     step = np.asarray(roi.step_vox)
-    # a voxel is a box: what an ROI voxel is wider than the CT's, in standard deviations
-    sigma = np.sqrt(np.maximum(step**2 - 1, 0) / 12)
+    sigma = widening(step)
     reach = np.ceil(4 * sigma + step).astype(int) + 1
     box = ndimage.find_objects((labels > 0).astype(np.uint8))
     result = np.zeros(roi.spec.shape_vox, dtype=np.uint8)
@@ -203,7 +290,7 @@ def resample_labels(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
     )
     here = Roi(
         roi.spec,
-        _triple([start - side.start for start, side in zip(roi.start_vox, near, strict=True)]),
+        triple([start - side.start for start, side in zip(roi.start_vox, near, strict=True)]),
         roi.step_vox,
     )
     for label in range(KIDNEY, int(labels.max()) + 1):  # the kidney's mask holds the tumor too
@@ -213,40 +300,3 @@ def resample_labels(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
     return result
 
 
-def cached_names(cache: Path) -> list[str]:
-    """Names of the cached cases, sorted.
-
-    Raises:
-        ValueError: there are none.
-    """
-    names = sorted(path.stem for path in cache.glob(f"{CASES}.npz"))
-    if not names:
-        raise ValueError(f"{cache}: no prepared cases. Run `python -m training prepare DATA {cache}` first")
-    return names
-
-
-def load_label_maps(cache: Path, names: list[str]) -> Iterator[LabelMap]:
-    """The label maps of these cases."""
-    for name in names:
-        with np.load(cache / f"{name}.npz") as arrays:
-            yield LabelMap(
-                name,
-                arrays["labels"],
-                float(arrays["spacing_mm"]),
-                _triple(arrays["first_mm"].tolist()),
-                _triple(arrays["scan_mm"].tolist()),
-            )
-
-
-def load_roi_image(cache: Path, name: str, roi: RoiSpec) -> RoiImage:
-    """The ROI image of one case.
-
-    Raises:
-        ValueError: the case was prepared without an image, or for another ROI.
-    """
-    with np.load(cache / f"{name}.npz") as arrays:
-        if "image" not in arrays:
-            raise ValueError(f"{cache / name}.npz: has no image. Train a synthetic preset, or get {IMAGE}")
-        if str(arrays["roi"]) != _as_text(roi):
-            raise ValueError(f"{cache / name}.npz: was prepared for another ROI. Prepare another cache")
-        return RoiImage(arrays["image"], arrays["image_labels"])

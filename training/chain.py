@@ -1,0 +1,181 @@
+"""The rounds that make the shipped weights, stated once; presets, README and model card follow from here.
+
+A round goes on from its parent's network. "Whole ROI": the sample is all of the network's grid, as in the
+paper, since place is what tells a liver from a tumor of its size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from inference.preprocess import RoiSpec
+from training.config import (
+    CropCentres,
+    LossConfig,
+    OptimiserConfig,
+    SamplingConfig,
+    SourceShares,
+    TrainConfig,
+)
+from training.real.augment import ScanSampling
+
+LEFT_OUT = ("case_00002", "case_00016", "case_00030", "case_00041", "case_00117", "case_00166", "case_00185", "case_00201")
+"""Label maps that no CT is synthesised around: the real CTs of these cases are for testing."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One training run of the chain.
+
+    Attributes:
+        name: of the preset.
+        parent: the round whose network it starts from; None starts from nothing.
+        config: what it computes.
+        why: what the round is for, for the documents.
+    """
+
+    name: str
+    parent: str | None
+    config: TrainConfig
+    why: str
+
+
+_GRID = RoiSpec(shape_vox=(112, 112, 112), spacing_mm=3.0)
+_ADAMW = OptimiserConfig(
+    kind="adamw",
+    learning_rate=2e-3,
+    weight_decay=1e-4,
+    warmup_steps=100,
+    cosine=True,
+    gradient_norm=1.0,
+    batch_norm_momentum=0.05,
+)
+_KIDNEY_BASE = TrainConfig(
+    roi=_GRID,
+    sources=SourceShares(synthetic=0.5, background=0.35, slices=0.15),
+    batch_size=4,
+    max_epochs=15,
+    patience=0,
+    optimiser=_ADAMW,
+    loss=LossConfig(cross_entropy=1.0, tumor_weight=2.0, false_volume=1.0),
+    sampling=SamplingConfig(
+        scan_length_mm=(200.0, 900.0), roi_anywhere_share=0.4, coarse_share=0.4, tumor_added_radius_mm=(5.0, 36.0)
+    ),
+    scans=ScanSampling(mirror_share=0.3),
+    precision="bf16-mixed",
+    channels_last=True,
+)
+_KIDNEY_REAL = replace(
+    _KIDNEY_BASE,
+    sources=SourceShares(synthetic=0.2, labelled=0.25, painted=0.2, background=0.25, slices=0.1),
+    max_epochs=5,
+    optimiser=replace(_ADAMW, learning_rate=1e-3, warmup_steps=30),
+    seed=1,
+)
+_TUMOR_BASE = replace(
+    _KIDNEY_BASE,
+    stage="tumor",
+    sources=SourceShares(synthetic=0.65, slices=0.35),
+    crop_vox=(64, 64, 64),
+    batch_size=12,
+    max_epochs=30,
+    optimiser=replace(_ADAMW, learning_rate=1.5e-3, batch_norm_momentum=0.05),
+    loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=10, false_volume=1.0),
+    sampling=SamplingConfig(
+        drawn_share=0.12,
+        rotation_deg=20.0,
+        scale=(0.75, 1.25),
+        stretch=(0.88, 1.14),
+        warp_mm=(0.0, 6.0),
+        warp_cell_mm=(25.0, 70.0),
+        tumor_removed_share=0.1,
+        tumor_shrunk_share=0.15,
+        tumor_replaced_share=0.35,
+        tumor_added_radius_mm=(4.0, 36.0),
+        phase_shares=(0.2, 0.38, 0.28, 0.14),
+        coarse_share=0.3,
+        centres=CropCentres(kidney=0.45, tumor=0.55, border=0.0, elsewhere=0.0),
+    ),
+    fresh_head=True,
+    mirror=True,
+    seed=2,
+)
+_TUMOR_REAL = replace(
+    _TUMOR_BASE,
+    sources=SourceShares(synthetic=0.3, labelled=0.2, painted=0.25, slices=0.25),
+    max_epochs=8,
+    optimiser=replace(_ADAMW, learning_rate=8e-4, warmup_steps=30),
+    fresh_head=False,
+    seed=3,
+)
+
+CHAIN = (
+    Round(
+        "kidney-base",
+        None,
+        _KIDNEY_BASE,
+        "shapes and phases from synthetic CTs, and from real scans what is no kidney: whole ROI",
+    ),
+    Round(
+        "kidney-real",
+        "kidney-base",
+        _KIDNEY_REAL,
+        "real kidneys, as they are and with painted lesions",
+    ),
+    Round(
+        "tumor-base",
+        "kidney-base",
+        _TUMOR_BASE,
+        "tumors and cysts in synthetic CTs and in real slices; starts from the kidney network as in the paper",
+    ),
+    Round(
+        "tumor-real",
+        "tumor-base",
+        _TUMOR_REAL,
+        "real tumors, and lesions painted into real kidneys",
+    ),
+)
+"""In the order of training. The last round of each stage is shipped."""
+
+_TINY = replace(
+    _KIDNEY_BASE,
+    sources=SourceShares(synthetic=1.0),
+    roi=RoiSpec(shape_vox=(32, 32, 32), spacing_mm=8.0),
+    crop_vox=None,
+    batch_size=2,
+    base_channels=4,
+    steps_per_epoch=20,
+    validation_steps=4,
+    max_epochs=6,
+    optimiser=replace(_ADAMW, learning_rate=3e-3, warmup_steps=10, batch_norm_momentum=0.1),
+    # kidneys are a hundredth of the ROI: evenly weighted, so short a run ends at "nothing anywhere"
+    loss=LossConfig(cross_entropy=1.0, positive_weight=4.0),
+    sampling=SamplingConfig(),
+    precision="32-true",
+)
+TINY_CHAIN = (
+    Round("tiny-kidney", None, _TINY, "seconds on a laptop: the same code path for tests"),
+    Round(
+        "tiny-tumor",
+        "tiny-kidney",
+        replace(
+            _TINY,
+            stage="tumor",
+            max_epochs=3,
+            loss=LossConfig(cross_entropy=1.0, positive_weight=3.0),
+            sampling=SamplingConfig(centres=CropCentres(kidney=0.4, tumor=0.6, border=0.0, elsewhere=0.0)),
+            fresh_head=True,
+        ),
+        "the same for the tumor",
+    ),
+)
+_PAPER = TrainConfig()
+
+PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
+    {
+        # the paper's recipe, on KiTS19's images
+        "paper-kidney": _PAPER,
+        "paper-tumor": replace(_PAPER, stage="tumor", fresh_head=True),
+        **{one.name: one.config for one in (*CHAIN, *TINY_CHAIN)},
+    }
+)

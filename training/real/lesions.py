@@ -1,0 +1,279 @@
+"""Tumors and cysts painted into real kidneys, anew for every sample (after Hu et al., CVPR 2023).
+
+A lesion is a lumpy ellipsoid about a kidney voxel. What lay there is pushed aside; its HU follow the
+parenchyma around it, in the proportions that 109 real tumors beside their own kidneys have (medians in
+single slices of KiTS patients): tumor over parenchyma 0.20, 0.44, 0.63, 0.84, 1.09 and standard deviation
+within the tumor 10, 15, 21, 28, 42 HU at the 5th, 25th, 50th, 75th and 95th percentile.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.cache import KIDNEY, TUMOR
+
+if TYPE_CHECKING:
+    from training.real.augment import Scan
+
+Range = tuple[float, float]
+UNENHANCED_HU = 60.0
+"""Parenchyma below this has no contrast agent in it."""
+BONE_HU = 200.0
+"""What is brighter than this and no kidney is not painted over."""
+REACH = 2.0
+"""The mass effect ends at so many radii."""
+
+
+@dataclass(frozen=True)
+class LesionRanges:
+    """What lesions are drawn from. Shares are probabilities, HU and mm as named.
+
+    Attributes:
+        tumors, cysts: at most so many in a sample; at least one of either.
+        tumor_share: of samples with a tumor; the others have cysts alone.
+        tumor_radius_mm, cyst_radius_mm: log-uniform.
+        stretch: of each axis.
+        lumps: standard deviation of the surface, as a share of the radius.
+        off_centre: from the kidney voxel, as a share of the radius: how far it may grow out.
+        edge_mm: width of the border.
+        push: share of the radius by which surrounding tissue is moved aside.
+        ratio_percentiles, ratios: tumor over parenchyma where that has contrast.
+        plain_hu: tumor minus parenchyma without contrast.
+        texture_hu, texture_mm: log-uniform standard deviation and cell of the tumor's texture.
+        necrosis_share, necrosis_hu, necrosis_rim: a fluid core, and what stays alive, as a share of the radius.
+        cyst_hu: of a simple cyst.
+        dense_cyst_share, dense_cyst_hu: bleeding or protein.
+        rim_share, rim_hu: a brighter capsule.
+    """
+
+    tumors: int = 2
+    cysts: int = 3
+    tumor_share: float = 0.75
+    tumor_radius_mm: Range = (4.0, 38.0)
+    cyst_radius_mm: Range = (3.0, 32.0)
+    stretch: Range = (0.75, 1.3)
+    lumps: Range = (0.02, 0.22)
+    off_centre: Range = (0.0, 0.8)
+    edge_mm: Range = (0.8, 4.0)
+    push: Range = (0.3, 0.9)
+    ratio_percentiles: tuple[float, ...] = (0.0, 5.0, 25.0, 50.0, 75.0, 95.0, 100.0)
+    ratios: tuple[float, ...] = (0.12, 0.20, 0.44, 0.63, 0.84, 1.09, 1.25)
+    plain_hu: Range = (-14.0, 18.0)
+    texture_hu: Range = (3.0, 38.0)
+    texture_mm: Range = (5.0, 22.0)
+    necrosis_share: float = 0.35
+    necrosis_hu: Range = (8.0, 38.0)
+    necrosis_rim: Range = (0.2, 0.7)
+    cyst_hu: Range = (-5.0, 22.0)
+    dense_cyst_share: float = 0.12
+    dense_cyst_hu: Range = (30.0, 80.0)
+    rim_share: float = 0.15
+    rim_hu: Range = (10.0, 45.0)
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion, in mm about the sample's centre.
+
+    Attributes:
+        is_tumor: or a cyst, which stays kidney.
+        centre_mm: (z, y, x).
+        radius_mm, stretch: of the ellipsoid.
+        lumps: standard deviation of the surface, as a share of the radius.
+        edge_mm: width of the border.
+        push: see `LesionRanges`.
+        seed: of its surface and texture.
+    """
+
+    is_tumor: bool
+    centre_mm: NDArray[np.float64]
+    radius_mm: float
+    stretch: NDArray[np.float64]
+    lumps: float
+    edge_mm: float
+    push: float
+    seed: int
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Of points (…, zyx) mm to the centre, in radii of the ellipsoid."""
+        offset = (points - torch.from_numpy(self.centre_mm.astype(np.float32))) / torch.from_numpy(
+            (self.stretch * self.radius_mm).astype(np.float32)
+        )
+        return offset.square().sum(-1).sqrt()
+
+
+def draw_lesions(
+    scan: "Scan",
+    rng: Generator,
+    ranges: LesionRanges,
+    to_sample_mm: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    size_mm: NDArray[np.float64],
+) -> list[Lesion]:
+    """Choose places in the kidneys that lie in the sample; cysts first, so that tumors lie over them.
+
+    Args:
+        scan: its kidneys.
+        rng: all that is random comes from it.
+        ranges: what to draw from.
+        to_sample_mm: scan voxel (z, y, x) → mm about the sample's centre.
+        size_mm: (z, y, x) of the sample.
+    """
+    voxels = scan.kidney_voxels
+    if not voxels.size:
+        return []
+    has_tumor = rng.random() < ranges.tumor_share
+    tumors = int(rng.integers(1, ranges.tumors + 1)) if has_tumor else 0
+    cysts = int(rng.integers(0 if has_tumor else 1, ranges.cysts + 1))
+    lesions = []
+    for is_tumor in [False] * cysts + [True] * tumors:
+        at = np.unravel_index(voxels[rng.integers(voxels.size)], scan.grey.shape)
+        lesion = _draw_lesion(is_tumor, to_sample_mm(np.asarray(at, dtype=np.float64)), rng, ranges)
+        if (np.abs(lesion.centre_mm) < size_mm / 2).all():
+            lesions.append(lesion)
+    return lesions
+
+
+def _draw_lesion(is_tumor: bool, at_mm: NDArray[np.float64], rng: Generator, ranges: LesionRanges) -> Lesion:
+    span = ranges.tumor_radius_mm if is_tumor else ranges.cyst_radius_mm
+    radius = float(np.exp(rng.uniform(*np.log(span))))
+    direction = rng.standard_normal(3)
+    off = direction / np.linalg.norm(direction) * radius * rng.uniform(*ranges.off_centre)
+    return Lesion(
+        is_tumor=is_tumor,
+        centre_mm=at_mm + off,
+        radius_mm=radius,
+        stretch=rng.uniform(*ranges.stretch, 3),
+        lumps=float(rng.uniform(*ranges.lumps)) if is_tumor else 0.0,
+        edge_mm=float(rng.uniform(*ranges.edge_mm)),
+        push=float(rng.uniform(*ranges.push)),
+        seed=int(rng.integers(2**62)),
+    )
+
+
+def push_aside(points: Tensor, lesions: list[Lesion]) -> Tensor:
+    """Where to look for the tissue that the lesions' mass has moved.
+
+    Args:
+        points: (D, H, W, zyx) mm about the sample's centre.
+        lesions: the last one on top.
+
+    Returns:
+        The same shape: between one and `REACH` radii the tissue is that of further inside.
+    """
+    for lesion in reversed(lesions):
+        distance = lesion.distance(points)
+        # 0 at REACH radii, `push` at the surface and within
+        share = lesion.push * ((REACH - distance) / (REACH - 1)).clamp(0, 1)
+        factor = 1 - share / distance.clamp(min=1.0)
+        centre = torch.from_numpy(lesion.centre_mm.astype(np.float32))
+        points = centre + (points - centre) * factor[..., None]
+    return points
+
+
+def paint(
+    hu: Tensor, labels: Tensor, mm: list[Tensor], lesions: list[Lesion], rng: Generator, has_kidney: bool
+) -> tuple[Tensor, Tensor]:
+    """Lay the lesions over a sample.
+
+    Args:
+        hu, labels: (D, H, W), already pushed aside.
+        mm: positions along the three axes, about the sample's centre.
+        lesions: from `draw_lesions`.
+        rng: HU are drawn from it.
+        has_kidney: without kidneys nothing is painted.
+
+    Returns:
+        HU and labels with them: 2 where a tumor is, 1 where a cyst is.
+    """
+    if not has_kidney:
+        return hu, labels
+    ranges = LesionRanges()
+    for lesion in lesions:
+        hu, labels = _paint_one(hu, labels, mm, lesion, ranges, rng)
+    return hu, labels
+
+
+def _paint_one(
+    hu: Tensor, labels: Tensor, mm: list[Tensor], lesion: Lesion, ranges: LesionRanges, rng: Generator
+) -> tuple[Tensor, Tensor]:
+    own = np.random.default_rng([lesion.seed, int(rng.integers(2**62))])
+    reach = lesion.radius_mm * float(lesion.stretch.max()) * (1 + 3 * lesion.lumps) + 2 * lesion.edge_mm
+    sides = [
+        ((axis - c).abs() <= reach).nonzero().flatten()
+        for axis, c in zip(mm, lesion.centre_mm.tolist(), strict=True)
+    ]
+    if any(side.numel() < 2 for side in sides):
+        return hu, labels
+    box = tuple(slice(int(side[0]), int(side[-1]) + 1) for side in sides)
+    axes = [axis[side] for axis, side in zip(mm, box, strict=True)]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    depth = 1 - lesion.distance(points)  # in radii, above 0 inside
+    if lesion.lumps:
+        depth = depth + field(axes, 0.7 * lesion.radius_mm, own) * lesion.lumps
+    near, near_labels = hu[box], labels[box]
+    is_kidney = (near_labels == KIDNEY) | (near_labels == TUMOR)
+    inside = (depth > 0) & (is_kidney | (near < BONE_HU))
+    if int((inside & is_kidney).sum()) == 0:  # it would float beside the kidney
+        return hu, labels
+    parenchyma = near[near_labels == KIDNEY]
+    level = float(parenchyma.median()) if parenchyma.numel() else 100.0
+    noise = _noise_of(near, near_labels == KIDNEY)
+    value = _tumor_hu(depth, axes, level, ranges, own) if lesion.is_tumor else _cyst_hu(depth, ranges, own)
+    value = value + torch.from_numpy(own.standard_normal(tuple(depth.shape), dtype=np.float32)) * noise
+    edge = lesion.edge_mm / lesion.radius_mm / 2
+    alpha = torch.sigmoid(depth / edge * 2.2) * (is_kidney | (near < BONE_HU))
+    hu, labels = hu.clone(), labels.clone()
+    hu[box] = near + (value - near) * alpha
+    near_labels[inside] = TUMOR if lesion.is_tumor else KIDNEY
+    labels[box] = near_labels
+    return hu, labels
+
+
+def _tumor_hu(depth: Tensor, axes: list[Tensor], level: float, ranges: LesionRanges, rng: Generator) -> Tensor:
+    if level > UNENHANCED_HU:
+        ratio = float(np.interp(rng.uniform(0, 100), ranges.ratio_percentiles, ranges.ratios))
+        mean = level * ratio
+    else:
+        mean = level + float(rng.uniform(*ranges.plain_hu))
+    contrast = min(1.0, level / 120.0)
+    texture = float(np.exp(rng.uniform(*np.log(ranges.texture_hu)))) * contrast
+    cell = float(rng.uniform(*ranges.texture_mm))
+    pattern = field(axes, cell, rng) * 0.8 + field(axes, cell / 2.5, rng) * 0.6
+    value = mean + pattern * texture
+    if rng.random() < ranges.rim_share:
+        width = float(rng.uniform(0.05, 0.15))
+        value = value + (1 - ((depth - width) / width).abs()).clamp(0, 1) * float(rng.uniform(*ranges.rim_hu)) * contrast
+    if rng.random() < ranges.necrosis_share:
+        rim = float(rng.uniform(*ranges.necrosis_rim))
+        core = torch.sigmoid((depth + field(axes, 1.5 * cell, rng) * 0.2 - rim) * 12)
+        value = value + (float(rng.uniform(*ranges.necrosis_hu)) - value) * core
+    return value
+
+
+def _cyst_hu(depth: Tensor, ranges: LesionRanges, rng: Generator) -> Tensor:
+    span = ranges.dense_cyst_hu if rng.random() < ranges.dense_cyst_share else ranges.cyst_hu
+    return torch.full_like(depth, float(rng.uniform(*span)))
+
+
+def _noise_of(hu: Tensor, is_kidney: Tensor) -> float:
+    """Standard deviation of the scan's own noise, from differences of neighbours within the kidney."""
+    both = is_kidney[:, :, 1:] & is_kidney[:, :, :-1]
+    if int(both.sum()) < 20:
+        return 8.0
+    steps = (hu[:, :, 1:] - hu[:, :, :-1])[both].abs()
+    return float(steps.median()) / 0.6745 / 2**0.5
+
+
+def field(axes: list[Tensor], cell_mm: float, rng: Generator) -> Tensor:
+    """Smooth random field of about unit variance on the grid spanned by three axes (mm)."""
+    sizes = [max(2, int((float(a[-1]) - float(a[0])) / cell_mm) + 2) for a in axes]
+    nodes = torch.from_numpy(rng.standard_normal((1, 1, *sizes), dtype=np.float32))
+    shape = tuple(len(a) for a in axes)
+    smoothed = torch.nn.functional.interpolate(nodes, shape, mode="trilinear", align_corners=True)[0, 0]
+    return smoothed / smoothed.std().clamp(min=0.3)
