@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
-from inference.preprocess import RoiSpec, Shape
-from inference.weights import Stage
-from training.ranges import Range
+from inference.geometry import RoiSpec, Shape
+from inference.networks.weights import Stage
+from training.synthesis.ranges import Range
 
 Source = Literal["images", "synthetic"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from inference.preprocess import RoiSpec, Shape, Vector
+from inference.geometry import RoiSpec, Shape, Vector
 from training.config import AS_THEY_ARE, SamplingConfig, TrainConfig
-from training.fields import SmoothField
 from training.prepare import KIDNEY, MARGIN_MM, TUMOR, LabelMap, cached_names, load_label_maps, load_roi_image
-from training.ranges import PHASES, Range
-from training.synthesis import Landmarks, draw_labels, find_landmarks, synthesise_ct
+from training.synthesis.draw import Landmarks, draw_labels, find_landmarks, synthesise_ct
+from training.synthesis.fields import SmoothField
+from training.synthesis.ranges import PHASES, Range
 
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""

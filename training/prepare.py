@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from inference.ct import CaseError, Ct, read_ct
-from inference.preprocess import Roi, RoiSpec, Vector, extract_roi, place_roi, resample
+from evaluation.label_grid import place_around_kidneys, resample_labels
+from inference.formats.ct import CaseError, Ct, read_ct
+from inference.geometry import Roi, RoiSpec, Vector
+from inference.method.roi import extract_roi
 
 IMAGE, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 CASES = "case_*"
@@ -141,20 +143,6 @@ def _as_text(roi: RoiSpec) -> str:
     return json.dumps(asdict(roi), sort_keys=True)
 
 
-def place_around_kidneys(truth: Ct, spec: RoiSpec) -> Roi:
-    """As the paper has it around the centre; in a scan longer than the ROI at the kidneys' height.
-
-    Args:
-        truth: a label map.
-        spec: the grid to place.
-    """
-    roi = place_roi(truth.hu.shape, truth.spacing_mm, spec)
-    slices = np.flatnonzero(truth.hu.any((1, 2)))
-    if not slices.size or truth.hu.shape[0] * truth.spacing_mm[0] <= spec.extent_mm[0]:
-        return roi
-    return place_roi(truth.hu.shape, truth.spacing_mm, spec, centre_z_vox=float(slices[0] + slices[-1]) / 2)
-
-
 def _label_arrays(truth: Ct) -> dict[str, NDArray]:
     """The fields of a `LabelMap`: the scan's 2 mm grid, as far as the kidneys reach."""
     shape, spacing = np.asarray(truth.hu.shape), np.asarray(truth.spacing_mm)
@@ -180,37 +168,6 @@ T = TypeVar("T")
 def _triple(values: list[T]) -> tuple[T, T, T]:
     z, y, x = values
     return (z, y, x)
-
-
-def resample_labels(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
-    """A label map on the ROI grid: each mask is averaged over the ROI's voxels and cut at one half.
-
-    Args:
-        labels: (z, y, x) on the CT's grid; 0, 1, 2, …, each counted to the ones below it too.
-        roi: where to sample.
-    """
-    step = np.asarray(roi.step_vox)
-    # a voxel is a box: what an ROI voxel is wider than the CT's, in standard deviations
-    sigma = np.sqrt(np.maximum(step**2 - 1, 0) / 12)
-    reach = np.ceil(4 * sigma + step).astype(int) + 1
-    box = ndimage.find_objects((labels > 0).astype(np.uint8))
-    result = np.zeros(roi.spec.shape_vox, dtype=np.uint8)
-    if not box:
-        return result
-    near = tuple(
-        slice(max(0, side.start - n), min(length, side.stop + n))
-        for side, n, length in zip(box[0], reach.tolist(), labels.shape, strict=True)
-    )
-    here = Roi(
-        roi.spec,
-        _triple([start - side.start for start, side in zip(roi.start_vox, near, strict=True)]),
-        roi.step_vox,
-    )
-    for label in range(KIDNEY, int(labels.max()) + 1):  # the kidney's mask holds the tumor too
-        mask = (labels[near] >= label).astype(np.float32)
-        # NaN, outside of the part that holds labels, compares false
-        result[resample(ndimage.gaussian_filter(mask, sigma), here) > 0.5] = label
-    return result
 
 
 def cached_names(cache: Path) -> list[str]:
