@@ -49,7 +49,7 @@ RUN chmod -R a+rX,go-w /app /opt/venv \
  && python3.11 -m compileall -q --invalidation-mode unchecked-hash /app \
  # a package too many removed above stops the build here
  && PYTHONPATH=/app /opt/venv/bin/python -m inference --help > /dev/null \
- && PYTHONPATH=/app /opt/venv/bin/python -c "import inference.backends as b, inference.weights as w, pathlib; \
+ && PYTHONPATH=/app /opt/venv/bin/python -c "import inference.networks.backends as b, inference.networks.weights as w, pathlib; \
 b.Backend('openvino', 'cpu', 1).network(w.load_weights(pathlib.Path('/app/weights/kidney.safetensors'), 'kidney'))"
 
 FROM build-cpu AS build
@@ -78,7 +78,7 @@ RUN set -eu; \
     rm -rf _distutils_hack distutils-precedence.pth /opt/venv/include; \
     /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
 # a package too many removed above stops the build here
-RUN PYTHONPATH=/app /opt/venv/bin/python -c "import torch, inference.backends as b, inference.weights as w, pathlib; \
+RUN PYTHONPATH=/app /opt/venv/bin/python -c "import torch, inference.networks.backends as b, inference.networks.weights as w, pathlib; \
 b.Backend('torch', 'cpu', 1).network(w.load_weights(pathlib.Path('/app/weights/kidney.safetensors'), 'kidney'))"
 
 

@@ -126,8 +126,8 @@ case "${1:-demo}" in
     ;;
   harness)
     shift
-    set_up requirements.txt
-    exec "$VENV/bin/python" -m tests.harness "$@"
+    set_up evaluation/requirements.txt
+    exec "$VENV/bin/python" -m evaluation.harness "$@"
     ;;
   docker)
     shift
@@ -143,7 +143,7 @@ case "${1:-demo}" in
     shift
     cd "$ROOT"
     set_up requirements.txt requirements-openvino.txt requirements-dicom.txt tests/requirements.txt \
-      training/requirements.txt
+      evaluation/requirements.txt training/requirements.txt
     exec "$VENV/bin/python" -m pytest "$@"
     ;;
   sbom)
@@ -165,8 +165,9 @@ case "${1:-demo}" in
     exec "$VENV/bin/python" -m benchmarks.geometry "$@"
     ;;
   evaluate)
-    set_up requirements.txt training/requirements.txt
-    exec "$VENV/bin/python" -m training "$@"
+    shift
+    set_up evaluation/requirements.txt
+    exec "$VENV/bin/python" -m evaluation "$@"
     ;;
   benchmark)
     shift

@@ -14,13 +14,14 @@ from pathlib import Path
 import click
 import numpy as np
 
-from inference.cascade import Cascade, locate_kidneys, segment_kidneys
-from inference.ct import read_ct
-from inference.postprocess import keep_tumors, restore
-from inference.preprocess import RoiSpec, place_roi, resample
-from inference.vnet import DOWNSAMPLING
-from inference.weights import WeightsMetadata
-from training.metrics import dice
+from evaluation.metrics import dice
+from inference.formats.ct import read_ct
+from inference.geometry import RoiSpec, resample
+from inference.method.cascade import Cascade, locate_kidneys, segment_kidneys
+from inference.method.postprocess import keep_tumors, restore
+from inference.method.roi import place_roi
+from inference.networks.vnet import DOWNSAMPLING
+from inference.networks.weights import WeightsMetadata
 
 
 def perfect_cascade(spacing_mm: float = 2.0) -> Cascade:

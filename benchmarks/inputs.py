@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from inference.preprocess import RoiSpec
-from inference.vnet import VNet
-from inference.weights import WeightsMetadata, save_weights
-from training.synthesis import draw_labels, synthesise_ct
+from inference.geometry import RoiSpec
+from inference.networks.vnet import VNet
+from inference.networks.weights import WeightsMetadata, save_weights
+from training.synthesis.draw import draw_labels, synthesise_ct
 
 DRAWN_SPACING_MM = 4.0
 PIXELS, PIXEL_MM, SLICE_MM = 512, 0.8, 1.0

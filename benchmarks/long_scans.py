@@ -17,17 +17,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.backends import Backend, usable_cores
-from inference.cascade import Cascade, locate_kidneys, segment_kidneys
-from inference.postprocess import restore
-from inference.preprocess import Roi, RoiSpec, Shape, Vector, extract_roi, place_roi
-from inference.vnet import DOWNSAMPLING
-from inference.weights import load_weights
+from evaluation.metrics import dice
+from inference.geometry import Roi, RoiSpec, Shape, Vector
+from inference.method.cascade import Cascade, locate_kidneys, segment_kidneys
+from inference.method.postprocess import restore
+from inference.method.roi import extract_roi, place_roi
+from inference.networks.backends import Backend, usable_cores
+from inference.networks.vnet import DOWNSAMPLING
+from inference.networks.weights import load_weights
 from training.config import AS_THEY_ARE
 from training.data import patient_landmarks, place_patient, sample_inside, sample_labels, split_cases
-from training.metrics import dice
 from training.prepare import LabelMap, cached_names, load_label_maps
-from training.synthesis import synthesise_ct
+from training.synthesis.draw import synthesise_ct
 
 SCAN_SPACING_MM = 3.0
 LONG = replace(

@@ -291,7 +291,7 @@ def count_flop(side: int) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from inference.vnet import VNet
+    from inference.networks.vnet import VNet
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         VNet()(torch.empty(1, 1, side, side, side))
@@ -320,8 +320,8 @@ def network(side: int, threads: Sequence[int], repeats: int, matmul: int) -> Non
     """Seconds a pass of one network, by backend, precision, memory layout and threads, against the bound."""
     import torch
 
-    from inference.backends import Backend, openvino_network, torch_network
-    from inference.weights import load_weights
+    from inference.networks.backends import Backend, openvino_network, torch_network
+    from inference.networks.weights import load_weights
 
     weights = load_weights(Path(_weights(side)) / "kidney.safetensors", "kidney")
     roi = np.random.default_rng(0).random((side,) * 3, dtype=np.float32)

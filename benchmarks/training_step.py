@@ -6,11 +6,12 @@ import time
 
 import torch
 
-from inference.preprocess import RoiSpec, normalise
-from inference.vnet import VNet
+from inference.geometry import RoiSpec
+from inference.method.roi import normalise
+from inference.networks.vnet import VNet
 from training.losses import dice_loss
 from training.module import checkpoint_activations
-from training.synthesis import draw_labels, synthesise_ct
+from training.synthesis.draw import draw_labels, synthesise_ct
 from training.train import keep_freed_memory
 
 SPACING_MM = 2.0

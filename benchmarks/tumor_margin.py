@@ -13,14 +13,15 @@ from unittest import mock
 import click
 import numpy as np
 
-from inference.backends import choose_backend
-from inference.cascade import Cascade, locate_kidneys, segment_kidneys, segment_tumor
-from inference.cases import find_cases
-from inference.ct import read_ct
-from inference.postprocess import TUMOR, restore
-from inference.preprocess import extract_roi
-from inference.weights import load_weights
-from training.metrics import dice
+from evaluation.metrics import dice
+from inference.formats.ct import read_ct
+from inference.geometry import TUMOR
+from inference.method.cascade import Cascade, locate_kidneys, segment_kidneys, segment_tumor
+from inference.method.postprocess import restore
+from inference.method.roi import extract_roi
+from inference.networks.backends import choose_backend
+from inference.networks.weights import load_weights
+from inference.runner.cases import find_cases
 
 MARGINS_VOX = (0, 8, 16, 24, 32)
 
@@ -43,7 +44,7 @@ def main(folder: Path, weights: Path) -> None:
         structures = segment_kidneys(probability, kidney.metadata)
         seconds, maps = {}, {}
         for margin in (None, *MARGINS_VOX):
-            with mock.patch("inference.cascade.TUMOR_MARGIN_VOX", margin or 0):
+            with mock.patch("inference.method.cascade.TUMOR_MARGIN_VOX", margin or 0):
                 for _ in range(2):  # the first pass of a shape prepares for it
                     start = time.perf_counter()
                     found = segment_tumor(image, structures, cascade.tumor, whole_roi=margin is None)

@@ -11,7 +11,7 @@ import click
 import numpy as np
 from scipy import ndimage
 
-from inference.postprocess import CONNECTIVITY_26
+from inference.method.postprocess import CONNECTIVITY_26
 from training.prepare import TUMOR, cached_names, load_label_maps
 
 SHARES = (0.0, 0.1, 0.25, 0.5)

@@ -14,21 +14,14 @@ import click
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from inference.backends import (
-    BACKENDS,
-    PRECISIONS,
-    Backend,
-    DeviceMemoryError,
-    choose_backend,
-    mean_of,
-)
-from inference.cascade import Cascade
-from inference.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
-from inference.pipeline import LabelWriter, Options, run_cases, write_as_label_map
-from inference.report import CaseReport, write_report
-from inference.staging import sweep
-from inference.stop import IN_HAND, stoppable
-from inference.weights import Weights, WeightsError, load_weights
+from .formats.staging import sweep
+from .method.cascade import Cascade
+from .networks.backends import BACKENDS, PRECISIONS, Backend, DeviceMemoryError, choose_backend, mean_of
+from .networks.weights import Weights, WeightsError, load_weights
+from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
+from .runner.report import CaseReport, write_report
+from .runner.run import LabelWriter, Options, run_cases, write_as_label_map
+from .runner.stop import IN_HAND, stoppable
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
 """Where weights are looked for: what an organiser mounts, then what came with the code."""
@@ -264,7 +257,7 @@ def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
     if output_format == "label-map":
         return write_as_label_map
     try:
-        from inference.dicom_seg import write_dicom_seg
+        from .formats.dicom_seg import write_dicom_seg
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--output-format dicom-seg: {error.name} is not installed. Install requirements-dicom.txt, "

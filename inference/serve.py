@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import click
 
-from inference import cli
+from . import cli
 
 PORT = 4743
 """Where Grand Challenge asks (its algorithm template, app.py)."""

@@ -19,8 +19,8 @@ from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.ct import NativeGrid, write_label_map
-from training.synthesis import draw_labels, synthesise_ct
+from inference.formats.ct import NativeGrid, write_label_map
+from training.synthesis.draw import draw_labels, synthesise_ct
 
 DRAWN_SPACING_MM = 2.5
 DRAWN_SHAPE = (112, 136, 136)

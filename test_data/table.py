@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from inference.ct import read_ct
-from training.metrics import score_kits19
+from evaluation.metrics import score_kits19
+from inference.formats.ct import read_ct
 
 
 def main(report: Path, output: Path, reference: Path) -> None:

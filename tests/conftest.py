@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests import corpus
-from tests.harness import engine
+from evaluation.harness import engine
 from tests.helpers import write_weights
+from tests.robustness import corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,11 +11,11 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
-from inference.backends import Network
-from inference.cascade import Cascade
-from inference.preprocess import Roi, RoiSpec, Shape, Vector
-from inference.vnet import VNet
-from inference.weights import Stage, Weights, WeightsMetadata, save_weights
+from inference.geometry import Roi, RoiSpec, Shape, Vector
+from inference.method.cascade import Cascade
+from inference.networks.backends import Network
+from inference.networks.vnet import VNet
+from inference.networks.weights import Stage, Weights, WeightsMetadata, save_weights
 
 AIR_HU, FAT_HU, KIDNEY_HU, TUMOR_HU = -1000, -100, 80, 200
 KIDNEY_THRESHOLD, TUMOR_THRESHOLD = 0.4, 0.8

@@ -12,8 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from inference import backends
-from inference.backends import (
+from evaluation.metrics import dice
+from inference.formats.ct import read_ct
+from inference.method.cascade import Cascade
+from inference.method.segment import segment_ct
+from inference.networks import backends
+from inference.networks.backends import (
     Backend,
     DeviceMemoryError,
     choose_backend,
@@ -22,15 +26,10 @@ from inference.backends import (
     mean_of,
     usable_cores,
 )
-from inference.cascade import Cascade
-from inference.cases import Case, find_cases
-from inference.ct import read_ct
-from inference.pipeline import segment_ct
-from inference.report import CaseReport
-from inference.vnet import VNet
-from inference.weights import load_weights
+from inference.networks.vnet import VNet
+from inference.networks.weights import load_weights
+from inference.runner.cases import Case, find_cases
 from tests.helpers import as_weights, threshold_vnet
-from training.metrics import dice
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = find_cases(ROOT / "test_data" / "input")
@@ -128,8 +127,8 @@ def _shipped(backend: Backend) -> Cascade:
 
 @functools.cache
 def _label_map(case: Case, backend: Backend) -> NDArray[np.uint8]:
-    report = CaseReport(case.name, "", "")
-    return segment_ct(read_ct(case.source), _shipped(backend), report, paper=False).restored.labels
+    ct = read_ct(case.source)
+    return segment_ct(ct.hu, ct.spacing_mm, _shipped(backend), paper=False).restored.labels
 
 
 @pytest.mark.parametrize("case", SAMPLES, ids=lambda case: case.name)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 pytest.importorskip("matplotlib", reason="NO MATPLOTLIB: THE BENCHMARK IS NOT TESTED")
 
 from benchmarks import inputs, run
-from inference.ct import read_ct
+from inference.formats.ct import read_ct
 
 SIDE, PIXELS, SLICES = 40, 64, 120
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inference.cascade import (
+from inference.geometry import RoiSpec
+from inference.method.cascade import (
     TILE_OVERLAP,
     Cascade,
     _box_around,
@@ -17,9 +18,9 @@ from inference.cascade import (
     segment_tumor,
     voxel_mm3,
 )
-from inference.postprocess import Box, Structures
-from inference.preprocess import RoiSpec, place_roi
-from inference.vnet import VNet
+from inference.method.postprocess import Box, Structures
+from inference.method.roi import place_roi
+from inference.networks.vnet import VNet
 from tests.helpers import metadata
 
 SPEC = RoiSpec((16, 16, 16), 4.0, window_hu=(0.0, 1.0))
@@ -193,7 +194,7 @@ def test_the_box_holds_the_kidneys_on_the_poolings_grid(start: int, size: int, s
 
 def test_with_a_margin_as_wide_as_its_view_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The box begins where poolings do, so that the network answers as it would for the whole ROI."""
-    monkeypatch.setattr("inference.cascade.TUMOR_MARGIN_VOX", 44)
+    monkeypatch.setattr("inference.method.cascade.TUMOR_MARGIN_VOX", 44)
     torch.manual_seed(0)
     net = VNet(base_channels=1).eval()
 

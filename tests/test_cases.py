@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.cases import NAMINGS, Case, Naming, UsageError, find_cases
+from inference.runner.cases import NAMINGS, Case, Naming, UsageError, find_cases
 
 DICOM_HEAD = bytes(128) + b"DICM"
 

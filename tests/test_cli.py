@@ -17,11 +17,12 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from inference import cli, pipeline
-from inference.backends import Backend, DeviceMemoryError
-from inference.preprocess import RoiSpec
-from inference.preview import COLOURS
-from inference.weights import load_weights, save_weights
+from inference import cli
+from inference.geometry import RoiSpec
+from inference.method import segment as segment_module
+from inference.networks.backends import Backend, DeviceMemoryError
+from inference.networks.weights import load_weights, save_weights
+from inference.runner.preview import COLOURS
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
     KIDNEY_HU,
@@ -259,7 +260,7 @@ def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(
     def broken(*arguments: Any, **keywords: Any) -> None:
         raise ZeroDivisionError("off by everything")
 
-    monkeypatch.setattr(pipeline, "restore", broken)
+    monkeypatch.setattr(segment_module, "restore", broken)
     for flag, is_shown in (("--quiet", False), ("--verbose", True)):
         result = run("--input", tmp_path / "in", "--output", tmp_path / "out", flag)
         assert result.exit_code == 1
@@ -527,17 +528,17 @@ def test_a_process_keeps_stdout_clean(tmp_path: Path, weights_folder: Path) -> N
 
 SLOW_WRITER = """
 import sys, time
-import inference.nifti
+import inference.formats.nifti
 from inference.cli import main
 
-save = inference.nifti.nib.save
+save = inference.formats.nifti.nib.save
 
 def slow_save(image, path):
     save(image, path)
     print("PARTIAL FILE", path, file=sys.stderr, flush=True)
     time.sleep(1.0)
 
-inference.nifti.nib.save = slow_save
+inference.formats.nifti.nib.save = slow_save
 main()
 """
 

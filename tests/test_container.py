@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from inference.cases import find_cases
-from inference.ct import read_ct
-from tests.harness import engine
-from tests.harness.engine import DOCKER, Limits, hardening
+from evaluation.harness import engine
+from evaluation.harness.engine import DOCKER, Limits, hardening
+from evaluation.metrics import dice
+from inference.formats.ct import read_ct
+from inference.runner.cases import find_cases
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
     abdomen,
@@ -28,7 +29,6 @@ from tests.helpers import (
     truncate,
     write_weights,
 )
-from training.metrics import dice
 
 ROOT = Path(__file__).resolve().parent.parent
 HARDENED = ["--rm", *hardening(Limits(memory="4g", pids=128, user="12345:12345"))]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpus import KINDS, RESULTS, Kind, run_kind
+from tests.robustness.corpus import KINDS, RESULTS, Kind, run_kind
 
 LEAST_KINDS = 60
 

@@ -17,9 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inference import itk, nifti
-from inference.ct import CaseError, NativeGrid, read_ct, read_native_grid, write_label_map, write_roi_volume
-from inference.preprocess import Roi, RoiSpec
+from inference.formats import itk, nifti
+from inference.formats.ct import (
+    CaseError,
+    NativeGrid,
+    read_ct,
+    read_native_grid,
+    write_label_map,
+    write_roi_volume,
+)
+from inference.geometry import Roi, RoiSpec
 from tests.helpers import (
     canonical_affine,
     files_under,
@@ -593,7 +600,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, name: str) -
     """A limit of 100 bytes a file, in a process of its own, stands for the disk."""
     code = (
         "import resource, sys, numpy as np; from pathlib import Path\n"
-        "from inference.ct import NativeGrid, write_label_map\n"
+        "from inference.formats.ct import NativeGrid, write_label_map\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "labels = np.random.default_rng(0).integers(0, 3, (9, 9, 9), dtype=np.uint8)\n"
         "native = NativeGrid((9, 9, 9), np.diag([-1, -1, 1, 1]))\n"

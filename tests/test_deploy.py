@@ -21,10 +21,10 @@ N_CASES = 5
 
 SLOW_WRITER = """
 import sys, time
-import inference.pipeline
+import inference.runner.run
 from inference.cli import main
 
-write = inference.pipeline.write_label_map
+write = inference.runner.run.write_label_map
 
 def slow_write(path, labels, native):
     if path.name != "ct_0.nii.gz":
@@ -32,7 +32,7 @@ def slow_write(path, labels, native):
         time.sleep(60)
     write(path, labels, native)
 
-inference.pipeline.write_label_map = slow_write
+inference.runner.run.write_label_map = slow_write
 main()
 """
 

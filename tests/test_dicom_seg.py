@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from inference import cli
-from inference.cases import Case, UsageError, as_dicom_seg
-from inference.ct import CaseError, NativeGrid, read_ct, write_label_map
+from inference.formats.ct import CaseError, NativeGrid, read_ct, write_label_map
+from inference.runner.cases import Case, UsageError, as_dicom_seg
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
     abdomen,
@@ -30,7 +30,7 @@ from tests.helpers import (
 pydicom = pytest.importorskip("pydicom", reason="NO HIGHDICOM: DICOM SEG IS NOT TESTED")
 hd = pytest.importorskip("highdicom", reason="NO HIGHDICOM: DICOM SEG IS NOT TESTED")
 
-from inference.dicom_seg import write_dicom_seg  # noqa: E402
+from inference.formats.dicom_seg import write_dicom_seg  # noqa: E402
 
 KIDNEY, TUMOR = ("64033007", "SCT"), ("126880001", "SCT")
 SPACING_MM = (4.0, 0.8, 0.6)
@@ -324,7 +324,7 @@ def test_without_highdicom_it_is_2_and_says_what_to_install(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    monkeypatch.delitem(sys.modules, "inference.dicom_seg")
+    monkeypatch.delitem(sys.modules, "inference.formats.dicom_seg")
     save_dicom_series(tmp_path / "in" / "scan", abdomen(), spacing_mm=ABDOMEN_SPACING_MM)
     result = run("--input", tmp_path / "in", "--output", tmp_path / "out")
     assert result.exit_code == 2

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from inference.preprocess import RoiSpec
-from training.cli import main
-from training.evaluate import case_name, find_label_maps, score_case
-from training.submission import find_references
+from evaluation.cli import main
+from evaluation.evaluate import case_name, find_label_maps, score_case
+from evaluation.submission import find_references
+from inference.geometry import RoiSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -58,7 +58,7 @@ def _folders(tmp_path: Path, *changes: Change) -> tuple[Path, Path]:
 
 
 def _call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["evaluate", *(str(a) for a in arguments)])
+    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 def _same(labels: NDArray) -> NDArray:
@@ -391,10 +391,10 @@ def test_no_such_folder_ends_with_2(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "absent: no such folder" in caplog.text
 
 
-def test_the_harness_and_the_samples_table_ask_for_nothing_that_training_adds() -> None:
+def test_the_harness_and_the_samples_table_do_without_what_the_image_lacks() -> None:
     code = (
-        "import sys, test_data.table, tests.harness.__main__; "
-        "print({'surface_distance', 'matplotlib', 'lightning'} & set(sys.modules))"
+        "import sys, test_data.table, evaluation.harness.__main__; "
+        "print({'surface_distance', 'matplotlib', 'lightning', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -402,7 +402,7 @@ def test_the_harness_and_the_samples_table_ask_for_nothing_that_training_adds() 
 
 def test_run_sh_evaluate(tmp_path: Path) -> None:
     venv = tmp_path / "venv"  # as set up before, with this very Python
-    for file in ("requirements.txt", "training/requirements.txt"):
+    for file in ("evaluation/requirements.txt",):
         (venv / "installed" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / file, venv / "installed" / file)
     (venv / "bin").mkdir()

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import check, run
+from tests.robustness.fuzz import check, run
 
-SEEDS = sorted(path for path in (Path(__file__).parent / "seeds").glob("*/*") if path.suffix != ".raw")
+SEEDS = sorted(
+    path for path in (Path(__file__).parent / "robustness" / "seeds").glob("*/*") if path.suffix != ".raw"
+)
 
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -22,7 +24,7 @@ def test_what_once_failed(path: Path) -> None:
 
 
 def test_a_share_of_the_fuzz() -> None:
-    """`python -m tests.fuzz` runs 20,000; these are the first."""
+    """`python -m tests.robustness.fuzz` runs 20,000; these are the first."""
     counts, failures = run(inputs=400)
     assert not failures
     assert sum(counts.values()) == 400

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from inference.cases import UsageError, find_cases
-from tests.harness import __main__ as command
-from tests.harness import checks, engine, toys
-from tests.harness.checks import Finding, check_outputs, check_run
-from tests.harness.engine import Contestant, Limits, Run
-from tests.harness.trial import DataSet, Result, append_rows, as_row, open_data_set, try_container
+from evaluation.harness import __main__ as command
+from evaluation.harness import checks, engine, toys
+from evaluation.harness.checks import Finding, check_outputs, check_run
+from evaluation.harness.engine import Contestant, Limits, Run
+from evaluation.harness.trial import DataSet, Result, append_rows, as_row, open_data_set, try_container
+from inference.runner.cases import UsageError, find_cases
 from tests.helpers import ABDOMEN_SPACING_MM, abdomen, canonical_affine, load_nifti, save_nifti, write_weights
 
 CASES = ("ct_0.nii.gz", "ct_1.nii.gz")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from training.metrics import (
+from evaluation.metrics import (
     dice,
     score_kits19,
     score_kits19_official,

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inference.postprocess import (
+from inference.geometry import Roi, RoiSpec, Shape, Vector
+from inference.method.postprocess import (
     Restored,
     Structures,
     grow_by_tumor,
@@ -15,7 +16,7 @@ from inference.postprocess import (
     keep_tumors,
     restore,
 )
-from inference.preprocess import Roi, RoiSpec, Shape, Vector, place_roi
+from inference.method.roi import place_roi
 from tests.helpers import ball, identity_roi
 
 BIG_VOXEL_MM3 = 5000.0

@@ -9,7 +9,8 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from inference.preprocess import RoiSpec, place_roi
+from inference.geometry import RoiSpec
+from inference.method.roi import place_roi
 from tests.helpers import truncate
 from training.cli import main
 from training.config import AS_THEY_ARE

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.ct import Ct, NativeGrid
-from inference.preview import COLOURS, FIELD_MM, MARGIN_PX, PIXEL_MM, write_preview
+from inference.formats.ct import Ct, NativeGrid
+from inference.runner.preview import COLOURS, FIELD_MM, MARGIN_PX, PIXEL_MM, write_preview
 from tests.helpers import AIR_HU, FAT_HU, canonical_affine, files_under
 
 SHAPE, SPACING_MM = (24, 40, 50), (5.0, 3.0, 2.0)

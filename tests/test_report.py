@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from inference import report as report_module
-from inference.report import CaseReport, write_report
+from inference.runner import report as report_module
+from inference.runner.report import CaseReport, write_report
 from tests.helpers import files_under
 
 

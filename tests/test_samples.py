@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from inference.cases import find_cases
-from inference.ct import read_ct
+from inference.formats.ct import read_ct
+from inference.runner.cases import find_cases
 from test_data import make, table
 from tests.helpers import save_nifti
 

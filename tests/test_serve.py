@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.ct import read_ct
+from inference.formats.ct import read_ct
 from tests.helpers import abdomen, files_under, save_sitk, truncate
 
 ROOT = Path(__file__).resolve().parent.parent

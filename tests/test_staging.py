@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.staging import PREFIX, staged, sweep
+from inference.formats.staging import PREFIX, staged, sweep
 from tests.helpers import files_under
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,8 @@ def test_sweep_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path: Pa
         partial.write_text("in hand")
         # another process: a lock is no obstacle to the one that holds it
         code = (
-            f"from pathlib import Path; from inference.staging import sweep; sweep(Path({str(tmp_path)!r}))"
+            "from pathlib import Path; from inference.formats.staging import sweep; "
+            f"sweep(Path({str(tmp_path)!r}))"
         )
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
         assert not (tmp_path / f"{PREFIX}dead").exists()

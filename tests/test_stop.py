@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import threading, time
-from inference.stop import IN_HAND, stoppable
+from inference.runner.stop import IN_HAND, stoppable
 
 library = threading.Lock()  # as the import system's, or a logger's
 
@@ -72,7 +72,7 @@ def test_a_second_signal_waits_for_nothing() -> None:
 
 def test_afterwards_signals_are_as_before() -> None:
     program = (
-        "import os, signal; from inference.stop import stoppable\n"
+        "import os, signal; from inference.runner.stop import stoppable\n"
         "with stoppable(): pass\n"
         "print(signal.set_wakeup_fd(-1)); os.kill(os.getpid(), signal.SIGTERM)"
     )

@@ -9,10 +9,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from training import anatomy, synthesis
-from training.patient import draw_tissue
-from training.ranges import PHASES
-from training.synthesis import Landmarks, draw_labels, find_landmarks, synthesise_ct
+from training.synthesis import anatomy
+from training.synthesis import draw as synthesis
+from training.synthesis.draw import Landmarks, draw_labels, find_landmarks, synthesise_ct
+from training.synthesis.patient import draw_tissue
+from training.synthesis.ranges import PHASES
 
 SPACING_MM = 4.0
 SHAPE_VOX = (56, 64, 80)

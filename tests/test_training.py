@@ -21,11 +21,12 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor, nn
 
+from evaluation.cli import main as evaluate
 from inference.cli import WEIGHTS_FOLDERS
 from inference.cli import main as segment
-from inference.preprocess import RoiSpec
-from inference.vnet import VNet
-from inference.weights import WeightsMetadata, load_weights, save_weights
+from inference.geometry import RoiSpec
+from inference.networks.vnet import VNet
+from inference.networks.weights import WeightsMetadata, load_weights, save_weights
 from tests.helpers import write_weights
 from training.cli import main
 from training.config import AS_THEY_ARE, PRESETS, LossConfig, SamplingConfig
@@ -459,7 +460,9 @@ def test_from_a_fake_kits19_folder_to_the_papers_table(
     arguments = ["--input", data, "--output", out, "--weights", weights, "--device", "cpu"]
     done = CliRunner().invoke(segment, [str(a) for a in arguments])
     assert done.exit_code == 0, done.output
-    call("evaluate", out, data, "--roi", "--split", tmp_path / "k" / "split.json", "--out", report)
+    arguments = [out, data, "--roi", "--split", tmp_path / "k" / "split.json", "--out", report]
+    done = CliRunner().invoke(evaluate, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
     tables = json.loads(report.read_text())["tables"]
     assert [(row["group"], row["cases"]) for row in tables["native"]] == [
         ("training", 1), ("validation", 1), ("overall", 2),
@@ -492,7 +495,7 @@ def test_ten_folds_from_training_to_one_table(tmp_path: Path, monkeypatch: pytes
         arguments = ("--input", data / held_out / "imaging.nii.gz", "--output", folds / f"fold_{k}")
         call(segment, *arguments, "--weights", weights, "--device", "cpu", "--output-naming", "kits19")
     report = tmp_path / "report.json"
-    text = call(main, "evaluate", folds, data, "--split", runs, "--out", report)
+    text = call(evaluate, folds, data, "--split", runs, "--out", report)
     rows = json.loads(report.read_text())["tables"]["native"]
     assert [(row["group"], row["cases"]) for row in rows] == [
         *((f"fold {k}", 1) for k in range(10)), ("overall", 10),

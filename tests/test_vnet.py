@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from inference.vnet import DOWNSAMPLING, VNet
-from inference.vnet_tensors import tensor_shapes
+from inference.networks.vnet import DOWNSAMPLING, VNet
+from inference.networks.vnet_tensors import tensor_shapes
 
 
 def convolutions(module: nn.Module) -> list[nn.Conv3d]:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inference.preprocess import RoiSpec
-from inference.vnet import VNet
-from inference.weights import FORMAT, WeightsError, WeightsMetadata, load_weights, save_weights
+from inference.geometry import RoiSpec
+from inference.networks.vnet import VNet
+from inference.networks.weights import FORMAT, WeightsError, WeightsMetadata, load_weights, save_weights
 
 METADATA = WeightsMetadata(
     stage="kidney",

@@ -8,13 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from evaluation.metrics import dice
 from inference import cli
-from inference.ct import read_ct
+from inference.formats.ct import read_ct
 from tests.helpers import canonical_affine, save_nifti
 from training.config import AS_THEY_ARE
 from training.data import draw_label_map, patient_landmarks, place_patient, sample_inside, sample_labels
-from training.metrics import dice
-from training.synthesis import synthesise_ct
+from training.synthesis.draw import synthesise_ct
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH_MM = 1125.0

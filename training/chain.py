@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from inference.preprocess import RoiSpec
+from inference.geometry import RoiSpec
 from training.config import (
     CropCentres,
     LossConfig,

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from inference.preprocess import RoiSpec, Shape
-from inference.weights import Stage
-from training.ranges import Range
+from inference.geometry import RoiSpec, Shape
+from inference.networks.weights import Stage
+from training.synthesis.ranges import Range
 from training.real.augment import UNVARIED, ScanSampling
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]

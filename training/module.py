@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torch.nn import functional
 
-from inference.preprocess import RoiSpec
-from inference.vnet import VNet
-from inference.weights import Weights, WeightsError, WeightsMetadata, load_weights, save_weights
+from inference.geometry import RoiSpec
+from inference.networks.vnet import VNet
+from inference.networks.weights import Weights, WeightsError, WeightsMetadata, load_weights, save_weights
 from training.config import OptimiserConfig, TrainConfig
 from training.data import Sample
 from training.losses import cross_entropy_loss, dice_loss, dice_score

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from inference.ct import read_ct
-from inference.preprocess import RoiSpec, extract_roi, place_roi
+from inference.formats.ct import read_ct
+from inference.geometry import RoiSpec
+from inference.method.roi import extract_roi, place_roi
 from training.config import PRESETS
 from training.data import SyntheticPatients
 from training.prepare import LabelMap

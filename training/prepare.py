@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from inference.ct import CaseError, Ct, read_ct
-from inference.preprocess import Roi, RoiSpec, resample
+from evaluation.label_grid import resample_labels, widening
+from inference.formats.ct import CaseError, Ct, read_ct
+from inference.geometry import Roi, RoiSpec, resample
 from training.cache import IGNORE, KIDNEY, SCANS, TUMOR, Scan, save_scan, to_grey, triple
 
 IMAGE, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
@@ -246,11 +247,6 @@ def _whole_scan(shape: tuple[int, int, int], spacing: tuple[float, float, float]
     return Roi(RoiSpec(shape_vox=triple(size.tolist()), spacing_mm=to_mm), triple(start.tolist()), triple(step.tolist()))
 
 
-def widening(step_vox: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation (in source voxels) by which a grid voxel is wider than a source voxel; both are boxes."""
-    return np.sqrt(np.maximum(step_vox**2 - 1, 0) / 12)
-
-
 def _label_arrays(labels: NDArray[np.uint8], spacing_mm: tuple[float, float, float]) -> dict[str, NDArray]:
     """The fields of a `LabelMap`: the scan's 2 mm grid, as far as the kidneys reach."""
     shape, spacing = np.asarray(labels.shape), np.asarray(spacing_mm)
@@ -268,35 +264,3 @@ def _label_arrays(labels: NDArray[np.uint8], spacing_mm: tuple[float, float, flo
         "first_mm": (start - (shape - 1) / 2) * spacing,
         "scan_mm": shape * spacing,
     }
-
-
-def resample_labels(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
-    """A label map on the ROI grid: each mask is averaged over the ROI's voxels and cut at one half.
-
-    Args:
-        labels: (z, y, x) on the CT's grid; 0, 1, 2, …, each counted to the ones below it too.
-        roi: where to sample.
-    """
-    step = np.asarray(roi.step_vox)
-    sigma = widening(step)
-    reach = np.ceil(4 * sigma + step).astype(int) + 1
-    box = ndimage.find_objects((labels > 0).astype(np.uint8))
-    result = np.zeros(roi.spec.shape_vox, dtype=np.uint8)
-    if not box:
-        return result
-    near = tuple(
-        slice(max(0, side.start - n), min(length, side.stop + n))
-        for side, n, length in zip(box[0], reach.tolist(), labels.shape, strict=True)
-    )
-    here = Roi(
-        roi.spec,
-        triple([start - side.start for start, side in zip(roi.start_vox, near, strict=True)]),
-        roi.step_vox,
-    )
-    for label in range(KIDNEY, int(labels.max()) + 1):  # the kidney's mask holds the tumor too
-        mask = (labels[near] >= label).astype(np.float32)
-        # NaN, outside of the part that holds labels, compares false
-        result[resample(ndimage.gaussian_filter(mask, sigma), here) > 0.5] = label
-    return result
-
-

@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inference.preprocess import RoiSpec
-from inference.weights import CHECKSUMS, Stage, WeightsMetadata, load_weights
+from inference.geometry import RoiSpec
+from inference.networks.weights import CHECKSUMS, Stage, WeightsMetadata, load_weights
 from training.config import PRESETS
 from training.module import VALIDATION_DSC, average_weights
 from training.prepare import prepare

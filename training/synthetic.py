@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from inference.preprocess import RoiSpec, Shape, Vector
+from inference.geometry import RoiSpec, Shape, Vector
 from training.cache import KIDNEY, TUMOR, LabelMap
 from training.config import SamplingConfig, TrainConfig
-from training.fields import SmoothField
-from training.ranges import PHASES, Range
+from training.synthesis.fields import SmoothField
+from training.synthesis.ranges import PHASES, Range
 from training.real.augment import rotation
-from training.synthesis import Landmarks, draw_labels, find_landmarks, synthesise_ct
+from training.synthesis.draw import Landmarks, draw_labels, find_landmarks, synthesise_ct
 
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""

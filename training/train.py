@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from inference.backends import has_bf16
-from inference.weights import WeightsMetadata
+from inference.networks.backends import has_bf16
+from inference.networks.weights import WeightsMetadata
 from training.config import Precision, TrainConfig
 from training.data import Patients
 from training.module import Segmentation, export_weights, load_tensors

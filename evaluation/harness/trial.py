@@ -1,0 +1,163 @@
+"""One container on one data set: case by case or in batch, to a row of the leaderboard."""
+
+import csv
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from evaluation.harness.checks import MHD_VOXELS, Finding, check_outputs, check_run
+from evaluation.harness.engine import Contestant, Limits, run_container
+from inference.runner.cases import GRAND_CHALLENGE_INPUTS, Case, UsageError, find_cases
+
+Mode = Literal["cases", "batch"]
+"""A fresh container for each case, or one container for all."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What containers are tried on.
+
+    Attributes:
+        root: the input folder, in any layout that `find_cases` knows.
+        truth: reference label maps, called as the label maps are to be called.
+        cases: those under `root`.
+    """
+
+    root: Path
+    truth: Path
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a trial: findings (none: passed), Dice by case, and wall time of the containers."""
+
+    contestant: Contestant
+    mode: Mode
+    findings: tuple[Finding, ...]
+    scores: dict[str, tuple[float, float]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the leaderboard; Dice are means over all cases, 0 for those without a usable label map."""
+
+    date: str
+    image: str
+    mode: str
+    passed: bool
+    cases: int
+    kidney: float
+    tumor: float
+    mean: float
+    seconds: float
+    reasons: str
+
+
+def open_data_set(root: Path, truth: Path) -> DataSet:
+    """The cases under a folder, each with its reference.
+
+    Raises:
+        UsageError: no cases, or one without a reference.
+    """
+    if root.is_file():
+        raise UsageError(f"{root}: is a file. Give the folder with the CTs")
+    cases = tuple(find_cases(root))
+    for case in cases:
+        if not (truth / case.output).is_file():
+            raise UsageError(f"{truth / case.output}: no such reference for {case.source}. Put it there")
+    return DataSet(root, truth, cases)
+
+
+def try_container(contestant: Contestant, mode: Mode, data: DataSet, limits: Limits) -> Result:
+    """Run a container on a data set; check and score what it wrote."""
+    batches = [list(data.cases)] if mode == "batch" else [[case] for case in data.cases]
+    findings: list[Finding] = []
+    scores: dict[str, tuple[float, float]] = {}
+    seconds = 0.0
+    for batch in batches:
+        limit_seconds = limits.seconds * len(batch)
+        with tempfile.TemporaryDirectory(prefix="harness-", ignore_cleanup_errors=True) as folder:
+            source, output = Path(folder, "input"), Path(folder, "output")
+            for case in batch:
+                _stage(case, data.root, source)
+            output.mkdir()
+            output.chmod(0o777)  # the container's user is nobody's here
+            run = run_container(contestant, source, output, limits, seconds=limit_seconds)
+            faults = check_run(run, limit_seconds)
+            more, batch_scores = check_outputs(batch, output, data.truth, is_run_whole=not faults)
+        findings += [*faults, *more]
+        scores |= batch_scores
+        seconds += run.seconds
+    return Result(contestant, mode, tuple(findings), scores, seconds)
+
+
+def as_row(result: Result) -> Row:
+    """What the leaderboard tells of a result."""
+    kidney, tumor = (sum(s[i] for s in result.scores.values()) / len(result.scores) for i in (0, 1))
+    return Row(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        image=result.contestant.image,
+        mode=result.mode,
+        passed=not result.findings,
+        cases=len(result.scores),
+        kidney=round(kidney, 4),
+        tumor=round(tumor, 4),
+        mean=round((kidney + tumor) / 2, 4),
+        seconds=round(result.seconds, 1),
+        reasons=" ".join(dict.fromkeys(finding.reason for finding in result.findings)),
+    )
+
+
+def append_rows(board: Path, rows: Sequence[Row]) -> None:
+    """Add rows to a leaderboard: JSON where its name says so, else CSV; made where it is not there yet.
+
+    Raises:
+        UsageError: it cannot be written, or what is there is no leaderboard.
+    """
+    try:
+        board.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not board.exists()
+        if board.suffix == ".json":
+            earlier = [] if is_new else json.loads(board.read_text())
+            board.write_text(json.dumps(earlier + [asdict(row) for row in rows], indent=1) + "\n")
+            return
+        with board.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+            if is_new:
+                writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"{board}: no leaderboard that can be written ({error}). Name another file"
+        ) from error
+
+
+def _stage(case: Case, root: Path, target: Path) -> None:
+    """One case alone in an input folder, at its place in the layout."""
+    sources = [case.source]
+    if case.source.suffix == ".mhd":  # its voxels lie beside it
+        sources += [p for s in MHD_VOXELS if (p := case.source.with_suffix(s)).is_file()]
+    if (root / GRAND_CHALLENGE_INPUTS).is_file():
+        sources.append(root / GRAND_CHALLENGE_INPUTS)
+    for source in sources:
+        place = target / source.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, place, copy_function=_link)
+        elif not place.exists():
+            _link(source, place)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)

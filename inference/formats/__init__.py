@@ -1,0 +1,1 @@
+"""Reading CTs and writing label maps: one file a format."""

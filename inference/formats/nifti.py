@@ -1,0 +1,154 @@
+"""NIfTI files: read piece by piece, and label maps written under the CT's own header."""
+
+import math
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+from isal import igzip
+from numpy.typing import NDArray
+
+from .volume import (
+    MAX_DEFLATE_RATIO,
+    CaseError,
+    Ct,
+    NativeGrid,
+    allocate,
+    check_claim,
+    checked_affine,
+    checked_shape,
+    convert_to_int16,
+    voxel_warnings,
+)
+
+SUFFIXES = (".nii", ".nii.gz")
+READ_AHEAD_BYTES = 64 << 20
+"""A body is converted in pieces of about this size, so that float64 files never lie in memory whole."""
+MAX_READ_BYTES = 1 << 28
+"""More than any slice or header extension has."""
+LARGEST_SHIFT_MM = 1.0
+"""A corner that qform and sform put further apart than this is worth a warning."""
+OTHER_UNITS = ("meter", "micron")
+
+
+class _Stream:
+    """A stream that gives little at once: nibabel asks for as much as an extension says it is long."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_READ_BYTES:
+            raise ValueError(f"an extension or a slice of {size} bytes")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def read(path: Path) -> Ct:
+    """A file in one of `SUFFIXES`; `ct.read_ct` tells what it raises."""
+    with _open(path) as file:
+        ct = _read_stream(path, _load(file))
+        # gzip compares its checksum only once the end of the stream has been read
+        if path.name.endswith(".gz") and file.read(READ_AHEAD_BYTES) and file.read(1):
+            raise CaseError(f"{path}: holds far more than its header claims. Copy it again")
+    return ct
+
+
+def read_grid(path: Path) -> NativeGrid:
+    """The grid alone, from the header."""
+    with _open(path) as file:
+        image = _load(file)
+        grid = _grid(path, image)
+    check_claim(path, grid.shape, 1, path.stat().st_size * MAX_DEFLATE_RATIO)
+    return grid
+
+
+def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
+    """Write labels under the CT's own header; `stored` has its axis order (i, j, k)."""
+    header = nib.Nifti1Header() if native.nifti_header is None else native.nifti_header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    nib.save(kind(np.asarray(stored), native.affine, header), path)
+
+
+def _open(path: Path) -> BinaryIO:
+    return igzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def _load(file: BinaryIO) -> Any:
+    """nibabel's image, NIfTI-1 or NIfTI-2; no voxel is read yet."""
+    head = file.read(nib.Nifti2Header.sizeof_hdr)
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        if kind.header_class.may_contain_header(head):
+            _check_spacing(kind.header_class, head)
+            file.seek(0)
+            stream: Any = _Stream(file)
+            return kind.from_stream(stream)
+    raise ValueError("no NIfTI header")
+
+
+def _check_spacing(kind: Any, head: bytes) -> None:
+    """Without an sform the spacing is pixdim's, where nibabel would take 1 mm for 0."""
+    header = kind(head[: kind.sizeof_hdr], check=False)
+    if header["sform_code"] <= 0 and 0 in header["pixdim"][1:4]:
+        raise ValueError("its header gives a voxel spacing of 0")
+
+
+def _read_stream(path: Path, image: Any) -> Ct:
+    native = _grid(path, image)
+    voxel_type = image.header.get_data_dtype()
+    if voxel_type.kind not in "iuf":
+        raise CaseError(f"{path}: voxels are {voxel_type}, not single numbers. Convert it to int16 HU")
+    stored_bytes = path.stat().st_size * (MAX_DEFLATE_RATIO if path.name.endswith(".gz") else 1)
+    check_claim(path, native.shape, voxel_type.itemsize, stored_bytes)
+    canonical, stored = allocate(native)
+    slice_bytes = math.prod(native.shape[:2]) * voxel_type.itemsize
+    thickness = max(1, READ_AHEAD_BYTES // max(1, slice_bytes))
+    not_finite = 0
+    for start in range(0, native.shape[2], thickness):
+        piece = np.asanyarray(image.dataobj[:, :, start : start + thickness])
+        piece = piece.reshape(stored[:, :, start : start + thickness].shape)
+        not_finite += convert_to_int16(piece, stored[:, :, start : start + thickness])
+    return Ct(canonical, native, (*_header_warnings(image), *voxel_warnings(canonical, not_finite)))
+
+
+def _grid(path: Path, image: Any) -> NativeGrid:
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    checked = checked_shape(path, shape)
+    try:
+        return NativeGrid(checked, checked_affine(path, image.affine), image.header.copy())
+    except CaseError as error:
+        if (unit := _unit(image)) in OTHER_UNITS:
+            raise CaseError(f"{path}: its header is in {unit}s. Convert spacing and origin to mm") from error
+        raise
+
+
+def _unit(image: Any) -> str:
+    try:
+        return image.header.get_xyzt_units()[0]
+    except KeyError:  # no code of the standard
+        return "unknown"
+
+
+def _header_warnings(image: Any) -> list[str]:
+    """Where the header leaves open or contradicts where the patient's left is, or how large a voxel."""
+    warnings = []
+    qform, sform = image.get_qform(coded=True)[0], image.get_sform(coded=True)[0]
+    if qform is None and sform is None:
+        warnings.append("neither qform nor sform: left and right are a guess")
+    elif qform is not None and sform is not None:
+        corners = np.array([[*corner, 1.0] for corner in product(*((0, n - 1) for n in image.shape[:3]))])
+        shift_mm = np.abs(corners @ (qform - sform).T).max()
+        if not shift_mm <= LARGEST_SHIFT_MM:
+            warnings.append(f"qform and sform lie up to {shift_mm:.0f} mm apart; sform is taken")
+    if (unit := _unit(image)) in OTHER_UNITS:
+        warnings.append(f"the header's unit is {unit}, but its spacing can only be mm; taken as mm")
+    return warnings

@@ -1,0 +1,184 @@
+"""A CT in memory: Hounsfield units in canonical orientation, and the grid that it came on.
+
+What all file formats share. Canonical is (z, y, x) with z to superior, y to posterior and x to the
+patient's left (LPS); oblique axes go to the nearest of these.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from ..geometry import Shape, Vector
+
+AIR_HU = -1024
+MIN_HU, MAX_HU = -32768, 32767
+"""Of int16, in which voxels are kept."""
+NO_AIR_HU = -10
+"""Images whose lowest value is above this hold no air: they are scaled or shifted, or no CT."""
+CANONICAL = axcodes2ornt(("S", "P", "L"))
+MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 20.0
+MAX_VOXELS = 1 << 31
+"""More than any CT has (2048 slices of 1024²): what claims more would only fill the memory."""
+MAX_DEFLATE_RATIO = 1032
+"""No deflate stream expands further (zlib technical details): a header that claims more is wrong."""
+MAX_SHEAR_COSINE = 0.02
+"""Axes further than this from right angles (1.1°) are sheared: resampling along them would bend anatomy."""
+
+
+class CaseError(ValueError):
+    """This case cannot be processed. The text is one line: file, cause, remedy."""
+
+
+@dataclass(frozen=True)
+class NativeGrid:
+    """What is needed to write a label map back on the grid a CT came on.
+
+    Attributes:
+        shape: array shape in stored axis order (i, j, k).
+        affine: 4×4, (i, j, k) index → millimetres in RAS, as nibabel has it.
+        nifti_header: the NIfTI header, where the CT was one.
+    """
+
+    shape: Shape
+    affine: NDArray[np.float64]
+    nifti_header: Any = None
+
+    @property
+    def to_canonical(self) -> NDArray[np.float64]:
+        """nibabel's orientation transform from stored axes (i, j, k) to canonical (z, y, x)."""
+        return ornt_transform(io_orientation(self.affine), CANONICAL)
+
+    @property
+    def from_canonical(self) -> NDArray[np.float64]:
+        """The inverse of `to_canonical`."""
+        return ornt_transform(CANONICAL, io_orientation(self.affine))
+
+    @property
+    def canonical_shape(self) -> Shape:
+        """(z, y, x) voxels."""
+        z, y, x = (self.shape[int(axis)] for axis in self.from_canonical[:, 0])
+        return (z, y, x)
+
+    @property
+    def spacing_mm(self) -> Vector:
+        """(z, y, x)."""
+        spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
+        z, y, x = (float(spacing[int(axis)]) for axis in self.from_canonical[:, 0])
+        return (z, y, x)
+
+
+@dataclass(frozen=True)
+class Ct:
+    """A CT in canonical orientation.
+
+    Attributes:
+        hu: int16 Hounsfield units, (z, y, x), C-contiguous.
+        native: the grid it came on.
+        warnings: what looked odd, each a line for log and report.
+    """
+
+    hu: NDArray[np.int16]
+    native: NativeGrid
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def spacing_mm(self) -> Vector:
+        """(z, y, x)."""
+        return self.native.spacing_mm
+
+
+def allocate(native: NativeGrid) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """An empty canonical array, and the view of it in stored axis order that a reader fills."""
+    canonical = np.empty(native.canonical_shape, dtype=np.int16)
+    return canonical, apply_orientation(canonical, native.from_canonical)
+
+
+def convert_to_int16(values: NDArray, out: NDArray[np.int16]) -> int:
+    """Round HU into `out`; numbers that are not finite become air. Returns how many those were."""
+    if values.dtype == np.int16:
+        out[...] = values
+        return 0
+    not_finite = 0
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        not_finite = values.size - int(np.count_nonzero(finite))
+        if not_finite:
+            values = np.where(finite, values, AIR_HU)
+        values = np.rint(values)
+    out[...] = np.clip(values, MIN_HU, MAX_HU)
+    return not_finite
+
+
+def checked_shape(path: Path, shape: tuple[int, ...]) -> Shape:
+    """The shape (i, j, k); a `CaseError` where it is no volume of two voxels each way."""
+    if len(shape) != 3 or min(shape) < 2:
+        raise CaseError(
+            f"{path}: is {' × '.join(map(str, shape))} voxels, not a 3D image. Extract one volume"
+        )
+    return (int(shape[0]), int(shape[1]), int(shape[2]))
+
+
+def check_claim(path: Path, shape: Shape, voxel_bytes: int, stored_bytes: int) -> None:
+    """Refuse a header that claims more than its file can hold, before any memory is taken for it.
+
+    Args:
+        path: for the error's text.
+        shape: (i, j, k) voxels, as claimed.
+        voxel_bytes: of one voxel as it is stored.
+        stored_bytes: of the file; the most it can inflate to, where it is compressed.
+
+    Raises:
+        CaseError: it claims too much.
+    """
+    claimed_bytes = math.prod(shape) * voxel_bytes
+    if claimed_bytes > stored_bytes:
+        raise CaseError(
+            f"{path}: the header claims {claimed_bytes} bytes, more than the file can hold. Copy it again"
+        )
+    if math.prod(shape) > MAX_VOXELS:
+        raise CaseError(f"{path}: has {math.prod(shape)} voxels, more than any CT. Crop or resample it")
+
+
+def checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine; a `CaseError` where its spacing or its angles cannot be right."""
+    columns = np.asarray(affine, dtype=np.float64)[:3, :3]
+    spacing = np.linalg.norm(columns, axis=0)
+    if np.isfinite(columns).all() and not np.isfinite(affine).all():
+        raise CaseError(f"{path}: its origin is not finite. Correct the header")
+    if not np.isfinite(columns).all() or spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:
+        raise CaseError(f"{path}: voxel spacing {spacing.tolist()} mm is not usable. Correct the header")
+    cosines = np.abs((columns / spacing).T @ (columns / spacing) - np.eye(3)).max()
+    if cosines > MAX_SHEAR_COSINE:
+        raise CaseError(f"{path}: its axes are not at right angles. Resample it on a straight grid first")
+    return np.asarray(affine, dtype=np.float64)
+
+
+def check_hounsfield(path: Path, hu: NDArray[np.int16]) -> None:
+    """Refuse an image that can be no CT in HU: it varies, and yet holds neither air nor fat.
+
+    Raises:
+        CaseError: no voxel is below 0.
+    """
+    low, high = int(hu.min()), int(hu.max())
+    if low >= 0 and low != high:
+        raise CaseError(f"{path}: values run from {low} to {high}: no Hounsfield units. Convert it to HU")
+
+
+def voxel_warnings(hu: NDArray[np.int16], not_finite: int) -> tuple[str, ...]:
+    """What looks odd about the voxels, each a line for log and report."""
+    warnings = []
+    if not_finite:
+        warnings.append(f"{not_finite} voxels are NaN or infinite; taken as air")
+    low, high = int(hu.min()), int(hu.max())
+    if low == high:
+        warnings.append(f"all voxels are {low}: the scan is empty")
+    elif low >= NO_AIR_HU:
+        warnings.append(f"values run from {low} to {high}: no air, so perhaps no Hounsfield units")
+    if high == MAX_HU:
+        warnings.append(f"values reach {MAX_HU}, the highest that is kept: perhaps no Hounsfield units")
+    return tuple(warnings)

@@ -1,0 +1,1 @@
+"""The V-Net, its weights, and what runs it."""

@@ -1,0 +1,1 @@
+"""Many cases: find them, read ahead, compute, write behind, report."""

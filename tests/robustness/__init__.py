@@ -1,0 +1,1 @@
+"""Bad and odd inputs, damaged files, and kills at random moments."""

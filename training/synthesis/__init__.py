@@ -1,0 +1,1 @@
+"""Synthetic CTs around label maps of kidneys."""
