@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 KIDNEY, TUMOR, IGNORE = 1, 2, 255
 """Labels of the cache. Ignored voxels count in no loss and in no score."""
@@ -18,7 +20,7 @@ LOWEST_HU, HU_STEP = -280.0, 2.4
 """Scans are kept as 8-bit grey values, −280 to 332 HU: the steps are finer than any CT's noise."""
 SCANS = "scans"
 """Subfolder of a cache."""
-SLAB_VOX = 14
+SLAB_VOX = 24
 """A single slice is repeated so often: too thin to be a body, thick enough for a 3D network."""
 
 Role = Literal["train", "set_aside"]
@@ -74,6 +76,16 @@ class Scan:
     def kidney_voxels(self) -> NDArray[np.intp]:
         """Flat indices of the kidneys and their tumors."""
         return np.flatnonzero((self.labels == KIDNEY) | (self.labels == TUMOR))
+
+    def on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """`grey` and `labels` as tensors there; a GPU keeps its copy."""
+        if device not in self._copies:
+            self._copies[device] = tuple(torch.from_numpy(a).to(device) for a in (self.grey, self.labels))
+        return self._copies[device]
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, tuple[Tensor, ...]]:
+        return {}
 
     @cached_property
     def has_ignored(self) -> bool:

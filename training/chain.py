@@ -19,7 +19,16 @@ from training.config import (
 )
 from training.real.augment import ScanSampling
 
-LEFT_OUT = ("case_00002", "case_00016", "case_00030", "case_00041", "case_00117", "case_00166", "case_00185", "case_00201")
+LEFT_OUT = (
+    "case_00002",
+    "case_00016",
+    "case_00030",
+    "case_00041",
+    "case_00117",
+    "case_00166",
+    "case_00185",
+    "case_00201",
+)
 """Label maps that no CT is synthesised around: the real CTs of these cases are for testing."""
 
 
@@ -54,12 +63,17 @@ _KIDNEY_BASE = TrainConfig(
     roi=_GRID,
     sources=SourceShares(synthetic=0.5, background=0.35, slices=0.15),
     batch_size=4,
-    max_epochs=15,
+    steps_per_epoch=50,
+    max_epochs=60,
+    validation_interval=10,
     patience=0,
     optimiser=_ADAMW,
     loss=LossConfig(cross_entropy=1.0, tumor_weight=2.0, false_volume=1.0),
     sampling=SamplingConfig(
-        scan_length_mm=(200.0, 900.0), roi_anywhere_share=0.4, coarse_share=0.4, tumor_added_radius_mm=(5.0, 36.0)
+        scan_length_mm=(200.0, 900.0),
+        roi_anywhere_share=0.4,
+        coarse_share=0.4,
+        tumor_added_radius_mm=(5.0, 36.0),
     ),
     scans=ScanSampling(mirror_share=0.3),
     precision="bf16-mixed",
@@ -68,17 +82,17 @@ _KIDNEY_BASE = TrainConfig(
 _KIDNEY_REAL = replace(
     _KIDNEY_BASE,
     sources=SourceShares(synthetic=0.2, labelled=0.25, painted=0.2, background=0.25, slices=0.1),
-    max_epochs=5,
+    max_epochs=40,
     optimiser=replace(_ADAMW, learning_rate=1e-3, warmup_steps=30),
     seed=1,
 )
 _TUMOR_BASE = replace(
     _KIDNEY_BASE,
     stage="tumor",
-    sources=SourceShares(synthetic=0.65, slices=0.35),
+    sources=SourceShares(synthetic=0.55, slices=0.45),
     crop_vox=(64, 64, 64),
     batch_size=12,
-    max_epochs=30,
+    max_epochs=60,
     optimiser=replace(_ADAMW, learning_rate=1.5e-3, batch_norm_momentum=0.05),
     loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=10, false_volume=1.0),
     sampling=SamplingConfig(
@@ -103,7 +117,7 @@ _TUMOR_BASE = replace(
 _TUMOR_REAL = replace(
     _TUMOR_BASE,
     sources=SourceShares(synthetic=0.3, labelled=0.2, painted=0.25, slices=0.25),
-    max_epochs=8,
+    max_epochs=40,
     optimiser=replace(_ADAMW, learning_rate=8e-4, warmup_steps=30),
     fresh_head=False,
     seed=3,

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from inference.geometry import RoiSpec
-from training.config import PRESETS, Precision, TrainConfig
+from training.chain import PRESETS
+from training.config import Precision, TrainConfig
 from training.synthesis.ranges import PHASES
 
 log = logging.getLogger("training")
@@ -20,13 +20,15 @@ def _path() -> click.Path:
     return click.Path(path_type=Path)
 
 
-def _parse_fold(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+def _parse_fold(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
     if value is None:
         return None
     fold, slash, count = value.partition("/")
-    if (slash, count) != ("/", "10") or not fold.isdecimal() or int(fold) > 9:
-        raise click.BadParameter(f"{value!r} is not K/10 with K from 0 to 9")
-    return int(fold)
+    if slash and fold.isdecimal() and count.isdecimal() and 0 <= int(fold) < int(count) <= 100:
+        return int(fold), int(count)
+    raise click.BadParameter(f"{value!r} is not K/N with K from 0 to N - 1")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -40,20 +42,24 @@ def main() -> None:
 @click.argument("cache", type=_path())
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True,
               help="Cases at once; each takes up to 3 GiB.")  # fmt: skip
-@click.option("--normalisation", type=click.Choice(["window", "minmax"]), default="window", show_default=True,
-              help="Of the images: a fixed HU window, or the paper's literal [0, 1].")  # fmt: skip
-def prepare_command(data: Path, cache: Path, processes: int, normalisation: str) -> None:
-    """KiTS19's folder DATA to a CACHE of 2 mm label maps and ROI images. Goes on where it stopped."""
-    from training.prepare import cached_names, prepare
+@click.option("--spacing-mm", type=click.FloatRange(min=1.0, max=8.0), default=3.0, show_default=True,
+              help="Of real scans: the networks' grid. 2 for the paper's presets.")  # fmt: skip
+def prepare_command(data: Path, cache: Path, processes: int, spacing_mm: float) -> None:
+    """DATA to a CACHE that training reads. Goes on where it stopped; several calls fill one cache.
+
+    DATA is KiTS19's folder (case_XXXXX with a label map and perhaps an image), TotalSegmentator's, or one with
+    an index.json that says what each scan is.
+    """
+    from training.prepare import prepare
 
     try:
-        failed = prepare(data, cache, roi=RoiSpec(normalisation=normalisation), processes=processes)  # type: ignore[arg-type]
+        failed = prepare(data, cache, spacing_mm=spacing_mm, processes=processes)
     except ValueError as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
     for reason in failed.values():
         log.error("%s", reason)
-    log.info("%d cases in %s, %d failed", len(cached_names(cache)), cache, len(failed))
+    log.info("%s prepared in %s, %d cases failed", data, cache, len(failed))
     if failed:
         sys.exit(EXIT_SOME_FAILED)
 
@@ -64,8 +70,8 @@ def prepare_command(data: Path, cache: Path, processes: int, normalisation: str)
 @click.option("--out", type=_path(), required=True, help="Folder of the run.")
 @click.option("--init", type=_path(), default=None, help="Weights or checkpoint to start from.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
-@click.option("--fold", callback=_parse_fold, default="0/10", show_default=True, metavar="K/10",
-              help="Which tenth of the cases is held out, K from 0 to 9.")  # fmt: skip
+@click.option("--fold", callback=_parse_fold, default=None, metavar="K/N",
+              help="Hold out the K-th of N parts of the cases, K from 0.  [default: none]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="[default: the preset's]")
 @click.option("--max-steps", type=click.IntRange(min=1), default=None,
               help="Planned steps, which the learning rate follows.  [default: the preset's]")  # fmt: skip
@@ -155,7 +161,7 @@ def average_command(out: Path, weights: tuple[Path, ...], version: str | None) -
 @click.option("--cases", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
 @click.option("--labels", type=_path(), default=None, metavar="CACHE",
               help="Draw CTs around prepared label maps instead of drawn kidneys.")  # fmt: skip
-@click.option("--fold", callback=_parse_fold, default=None, metavar="K/10",
+@click.option("--fold", callback=_parse_fold, default=None, metavar="K/N",
               help="Only around the label maps that this fold holds out of training.")  # fmt: skip
 @click.option("--spacing-mm", type=click.FloatRange(min=0.5, max=8.0), default=2.0, show_default=True)
 @click.option("--phase", "phases", type=click.Choice(PHASES), multiple=True,
@@ -165,20 +171,20 @@ def synthesize_command(
     out: Path,
     cases: int,
     labels: Path | None,
-    fold: int | None,
+    fold: tuple[int, int] | None,
     spacing_mm: float,
     phases: tuple[str, ...],
     seed: int,
 ) -> None:
     """Write synthetic cases to OUT in KiTS19's layout and on-disk format."""
+    from training.cache import cached_names, load_label_maps
     from training.data import split_cases
-    from training.prepare import cached_names, load_label_maps
     from training.synthetic_cases import synthesise_cases
 
     try:
         names = cached_names(labels) if labels else []
         if fold is not None:
-            names = split_cases(names, fold=fold, seed=TrainConfig.split_seed)[1]
+            names = split_cases(names, fold=fold[0], folds=fold[1], seed=TrainConfig.split_seed)[1]
         maps = list(load_label_maps(labels, names)) if labels else []
     except ValueError as error:
         log.error("%s", error)
@@ -198,8 +204,8 @@ def synthesize_command(
 def montage_command(out: Path, cases: int, labels: Path | None, real: tuple[Path, ...], seed: int) -> None:
     """Write a picture (OUT.png) of synthetic CTs beside real ones."""
     from inference.formats.ct import CaseError
+    from training.cache import cached_names, load_label_maps
     from training.montage import draw_montage
-    from training.prepare import cached_names, load_label_maps
 
     try:
         maps = list(load_label_maps(labels, cached_names(labels))) if labels else []
@@ -210,21 +216,25 @@ def montage_command(out: Path, cases: int, labels: Path | None, real: tuple[Path
 
 
 @main.command("reproduce")
-@click.option("--labels", type=_path(), default=None,
-              help="KiTS19's folder; only its label maps are used.  [default: drawn kidneys]")  # fmt: skip
+@click.option("--data", type=_path(), multiple=True, metavar="DIR",
+              help="A data set as for `prepare`; repeatable.  [default: drawn kidneys alone]")  # fmt: skip
+@click.option("--cache", type=_path(), default=None, help="One that `prepare` filled.  [default: OUT/cache]")
 @click.option("--out", type=_path(), required=True, help="Folder for both weights.")
+@click.option("--fold", callback=_parse_fold, default=None, metavar="K/N",
+              help="Hold out the K-th of N parts of the labelled scans in the rounds that see some.")  # fmt: skip
 @click.option("--shipped", type=_path(), default=None, help="Weights whose validation DSC must be met.")
 @click.option("--tiny", is_flag=True, help="The same path in a minute, for tests.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--max-steps", type=click.IntRange(min=1), default=None, help="Of each run.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
-def reproduce_command(labels: Path | None, out: Path, tiny: bool, **options: Any) -> None:
-    """Train the shipped weights from label maps. Goes on where it stopped."""
-    from training.reproduce import SHIPPED_CHAIN, TINY_CHAIN, TOLERANCE, reproduce
+def reproduce_command(data: tuple[Path, ...], out: Path, tiny: bool, **options: Any) -> None:
+    """Train the chain of rounds that made the shipped weights. Goes on where it stopped."""
+    from training.chain import CHAIN, TINY_CHAIN
+    from training.reproduce import TOLERANCE, reproduce
 
     try:
-        results = reproduce(labels, out, chain=TINY_CHAIN if tiny else SHIPPED_CHAIN, **options)
+        results = reproduce(data, out, chain=TINY_CHAIN if tiny else CHAIN, **options)
     except ValueError as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)

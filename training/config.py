@@ -5,8 +5,8 @@ from typing import Literal
 
 from inference.geometry import RoiSpec, Shape
 from inference.networks.weights import Stage
-from training.synthesis.ranges import Range
 from training.real.augment import UNVARIED, ScanSampling
+from training.synthesis.ranges import Range
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -154,6 +154,7 @@ class TrainConfig:
         base_channels: see `VNet`.
         steps_per_epoch, validation_steps, max_epochs, patience: the paper's numbers; patience 0 never
             stops early. `max_epochs` × `steps_per_epoch` is the plan that the learning rate follows.
+        validation_interval: epochs from one validation on whole scans to the next.
         fresh_head: the last convolution is drawn anew, with a bias that starts at rare foreground.
         head_bias: that bias.
         mirror: see `WeightsMetadata`; training itself is the same.
@@ -170,6 +171,7 @@ class TrainConfig:
     validation_steps: int = 20
     max_epochs: int = 1000
     patience: int = 90
+    validation_interval: int = 1
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

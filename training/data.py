@@ -4,6 +4,7 @@ Everything random in a sample comes from (seed, stream, index), so a run repeats
 the samples that it would have seen, and ranks never share one.
 """
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from training.cache import Scan, cached_names, load_label_maps, load_scans
 from training.chain import LEFT_OUT
 from training.config import AS_THEY_ARE, SamplingConfig, SourceShares, TrainConfig
-from training.real.augment import Centre, draw_scan_sample
+from training.real.augment import CPU, Centre, draw_scan_sample
 from training.synthetic import TRAINING, VALIDATION, Sample, SyntheticPatients, normalise_hu
 
 log = logging.getLogger("training")
@@ -33,10 +34,16 @@ class RealScans(Dataset[Sample]):
         config: of the run.
         painted_share: of samples with lesions painted into the kidneys.
         stream: `TRAINING`, or `VALIDATION`: every scan in its turn.
+        device: where samples are computed.
     """
 
     def __init__(
-        self, scans: Sequence[Scan], config: TrainConfig, *, painted_share: float = 0.0, stream: int = TRAINING
+        self,
+        scans: Sequence[Scan],
+        config: TrainConfig,
+        *,
+        painted_share: float = 0.0,
+        stream: int = TRAINING,
     ) -> None:
         self.scans, self.config, self.painted_share, self.stream = scans, config, painted_share, stream
         coarse = [scan.name for scan in scans if scan.spacing_mm > config.roi.spacing_mm]
@@ -57,6 +64,7 @@ class RealScans(Dataset[Sample]):
             spacing_mm=self.config.roi.spacing_mm,
             centre=self._centre(rng),
             painted=rng.random() < self.painted_share,
+            device=self.device,
         )
         return normalise_hu(hu, inside, self.config.roi)[None], labels
 
@@ -82,9 +90,80 @@ class Mixture(Dataset[Sample]):
         self.shares = [share / total for share, _ in sources]
         self.sources, self.seed = [source for _, source in sources], seed
 
-    def __getitem__(self, index: int) -> Sample:
+    def source(self, index: int) -> Dataset[Sample]:
+        """Which source this sample comes from."""
         rng = np.random.default_rng([self.seed, index, 2])
-        return self.sources[int(rng.choice(len(self.shares), p=self.shares))][index]
+        return self.sources[int(rng.choice(len(self.shares), p=self.shares))]
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source(index)[index]
+
+
+class GpuLoader:
+    """Batches whose real scans are drawn on the GPU, while worker processes synthesise CTs on the CPU.
+
+    A real scan takes a GPU milliseconds and a core a quarter of a second; a synthetic CT is many small steps,
+    which a core does no slower.
+
+    Args:
+        mixture: of the run.
+        sampler: of single indices.
+        batch_size: samples of a batch.
+        workers: processes; with 0 all is drawn in this one.
+        device: where real scans are drawn and batches are put.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        sampler: "EpochSampler",
+        batch_size: int,
+        *,
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        self.mixture, self.sampler, self.batch_size, self.device = mixture, sampler, batch_size, device
+        for source in mixture.sources:
+            if isinstance(source, RealScans):
+                source.device = device
+        self.workers = workers
+        self._synthetic: Iterator[Sample] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sampler) // self.batch_size
+
+    def __iter__(self) -> Iterator[Sample]:
+        batch = []
+        for index in self.sampler:
+            source = self.mixture.source(index)
+            if isinstance(source, RealScans):
+                sample = source[index]
+            else:
+                self._synthetic = self._synthetic or self._synthesise(index)
+                sample = next(self._synthetic)
+            batch.append([tensor.to(self.device, non_blocking=True) for tensor in sample])
+            if len(batch) == self.batch_size:
+                image, labels = (torch.stack(tensors) for tensors in zip(*batch, strict=True))
+                yield image, labels
+                batch = []
+
+    def _synthesise(self, first: int) -> Iterator[Sample]:
+        """Synthetic CTs from this index on, through all epochs: the workers never pause between two."""
+        indices = (
+            index
+            for index in itertools.count(first, self.sampler.world_size)
+            if not isinstance(self.mixture.source(index), RealScans)
+        )
+        return iter(
+            DataLoader(
+                self.mixture,
+                batch_size=None,
+                sampler=indices,
+                num_workers=self.workers,
+                prefetch_factor=4 if self.workers else None,
+                pin_memory=self.workers > 0,
+            )
+        )
 
 
 class CachedSamples(Dataset[Sample]):
@@ -160,7 +239,12 @@ class Patients(lightning.LightningDataModule):
     """
 
     def __init__(
-        self, config: TrainConfig, cache: Path | None, *, fold: tuple[int, int] | None = None, workers: int = 0
+        self,
+        config: TrainConfig,
+        cache: Path | None,
+        *,
+        fold: tuple[int, int] | None = None,
+        workers: int = 0,
     ) -> None:
         super().__init__()
         self.config, self.cache, self.workers = config, cache, workers
@@ -169,7 +253,9 @@ class Patients(lightning.LightningDataModule):
         k, n = fold or (0, FOLDS)
         labelled = sorted({s.case for s in scans if s.has_kidney and not s.is_slice and s.role == "train"})
         held_out = set(split_cases(labelled, fold=k, seed=config.split_seed, folds=n)[1]) if fold else set()
-        self.validation_scans = [s for s in scans if s.role == "set_aside" or (s.case in held_out and not s.is_slice)]
+        self.validation_scans = [
+            s for s in scans if s.role == "set_aside" or (s.case in held_out and not s.is_slice)
+        ]
         self.scans = [s for s in scans if s.role == "train" and s.case not in held_out]
         known = {s.case for s in scans if s.has_kidney and not s.is_slice} | set(LEFT_OUT)
         if self.scans:  # a case whose real scan is there is not synthesised, nor its slices used
@@ -180,10 +266,18 @@ class Patients(lightning.LightningDataModule):
         self.training_names = sorted({*self.map_names, *(s.name for s in self.scans)})
         self.validation_names = sorted(s.name for s in self.validation_scans) or self.validation_maps
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> DataLoader[Sample] | GpuLoader:
         """Fresh samples in every epoch."""
-        return self._loader(
-            self._mixture(), self.config.steps_per_epoch, repeats=False, workers=self.workers
+        steps, mixture = self.config.steps_per_epoch, self._mixture()
+        device = self.trainer.strategy.root_device if self.trainer else CPU
+        if device.type != "cuda":
+            return self._loader(mixture, steps, repeats=False, workers=self.workers)
+        return GpuLoader(
+            mixture,
+            self._sampler(steps, repeats=False),
+            self.config.batch_size,
+            workers=self.workers,
+            device=device,
         )
 
     def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
@@ -194,7 +288,7 @@ class Patients(lightning.LightningDataModule):
         patients = CachedSamples(self._synthetic(self.validation_maps, VALIDATION, sampling))
         return self._loader(patients, self.config.validation_steps, repeats=True, workers=0)
 
-    def _mixture(self) -> Dataset[Sample]:
+    def _mixture(self) -> Mixture:
         config = self.config
         kinds = {
             "labelled": [s for s in self.scans if s.has_kidney and not s.is_slice],
@@ -224,20 +318,22 @@ class Patients(lightning.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer and not self.workers else None
         return SyntheticPatients(maps, self.config, sampling, stream=stream, device=device)
 
-    def _loader(
-        self, patients: Dataset[Sample], steps: int, *, repeats: bool, workers: int
-    ) -> DataLoader[Sample]:
+    def _sampler(self, steps: int, *, repeats: bool) -> EpochSampler:
         sampler = EpochSampler(steps * self.config.batch_size, repeats=repeats)
         if self.trainer:
             sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
             # workers draw a resumed run's first epoch before Lightning says, or knows, which one it is
             sampler.set_epoch(self.trainer.global_step // self.config.steps_per_epoch)
+        return sampler
+
+    def _loader(
+        self, patients: Dataset[Sample], steps: int, *, repeats: bool, workers: int
+    ) -> DataLoader[Sample]:
         return DataLoader(
             patients,
             batch_size=self.config.batch_size,
-            sampler=sampler,
+            sampler=self._sampler(steps, repeats=repeats),
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
-            pin_memory=torch.cuda.is_available(),
         )

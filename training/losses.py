@@ -53,6 +53,19 @@ def cross_entropy_loss(
     return (_per_case(losses * mask) / _per_case(mask).clamp(min=1)).mean()
 
 
+def false_volume(probability: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Σp(1 − t) in voxels, averaged over the cases: what Dice does not see where nothing is to be found.
+
+    Args:
+        probability: (B, 1, D, H, W) in [0, 1].
+        target, mask: same shape, 0 or 1; only voxels where the mask is 1 count.
+
+    Returns:
+        Scalar.
+    """
+    return _per_case(probability * (1 - target) * mask).mean()
+
+
 def dice_score(predicted: Tensor, target: Tensor) -> Tensor:
     """DSC of each case, of thresholded masks.
 

@@ -1,6 +1,7 @@
 """One network in training: loss, validation, optimiser, and its export as self-describing weights."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -19,10 +20,10 @@ from torch.nn import functional
 from inference.geometry import RoiSpec
 from inference.networks.vnet import VNet
 from inference.networks.weights import Weights, WeightsError, WeightsMetadata, load_weights, save_weights
+from training.cache import IGNORE, TUMOR
 from training.config import OptimiserConfig, TrainConfig
-from training.data import Sample
-from training.losses import cross_entropy_loss, dice_loss, dice_score
-from training.prepare import TUMOR
+from training.losses import cross_entropy_loss, dice_loss, dice_score, false_volume
+from training.synthetic import Sample
 
 METADATA = "weights_metadata"
 """Key of a checkpoint under which the network's contract lies, as JSON."""
@@ -36,11 +37,14 @@ class Segmentation(lightning.LightningModule):
     Args:
         config: of the run.
         metadata: what the exported weights will say of themselves.
+        max_seconds: the learning rate falls with the time where that passes faster than the planned steps do;
+            0 is no limit.
     """
 
-    def __init__(self, config: TrainConfig, metadata: WeightsMetadata) -> None:
+    def __init__(self, config: TrainConfig, metadata: WeightsMetadata, *, max_seconds: float = 0.0) -> None:
         super().__init__()
         self.config, self.metadata = config, metadata
+        self.max_seconds, self.started = max_seconds, time.monotonic()
         self.net = VNet(base_channels=config.base_channels)
         if config.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -66,7 +70,7 @@ class Segmentation(lightning.LightningModule):
         """Loss, and DSC at the threshold of the cases that show the structure."""
         loss, logits = self._loss(batch)
         target, mask = self._target(batch[1])
-        predicted = (logits > 0) if mask is None else (logits > 0) & (mask > 0)  # sigmoid(0) is one half
+        predicted = (logits > 0) & (mask > 0)  # sigmoid(0) is one half
         scores = dice_score(predicted, target > 0)
         shown = scores[~scores.isnan()]
         self.log("val_loss", loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(scores))
@@ -85,31 +89,38 @@ class Segmentation(lightning.LightningModule):
         total, count = self.all_gather(sums).reshape(-1, 2).sum(0)  # type: ignore[union-attr]
         self.log("val_dsc", total / count.clamp(min=1), prog_bar=True)
 
-    def _target(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Target and mask of the loss, float (B, 1, D, H, W): kidney ∪ tumor, or tumor and its place."""
+    def _target(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Target and mask of the loss, float (B, 1, D, H, W): kidney ∪ tumor, or tumor and its place.
+
+        Ignored voxels are in neither.
+        """
         labels = labels[:, None]
-        kidneys = (labels > 0).float()
+        counted = (labels != IGNORE).float()
+        kidneys = (labels > 0).float() * counted
         if self.config.stage == "kidney":
-            return kidneys, None
+            return kidneys, counted
         margin, mask = self.config.loss.margin_vox, kidneys
         for axis in range(3 if margin else 0):  # three lines instead of one cube: a hundredth of the work
             reach = [margin if a == axis else 0 for a in range(3)]
             mask = functional.max_pool3d(mask, [2 * n + 1 for n in reach], stride=1, padding=reach)
-        return (labels == TUMOR).float(), mask
+        return (labels == TUMOR).float(), mask * counted
 
     def _loss(self, batch: Sample) -> tuple[Tensor, Tensor]:
         image, labels = batch
         logits = self(image)
         with torch.autocast(image.device.type, enabled=False):  # sums over millions of voxels
             target, mask = self._target(labels)
-            loss = dice_loss(torch.sigmoid(logits), target, mask=mask)
-            weights = self.config.loss
+            probability, weights = torch.sigmoid(logits), self.config.loss
+            loss = dice_loss(probability, target, mask=mask)
             if weights.cross_entropy:
                 positive: float | Tensor = weights.positive_weight
                 if weights.tumor_weight != 1 and self.config.stage == "kidney":
                     positive = torch.where(labels[:, None] == TUMOR, weights.tumor_weight, 1.0) * positive
                 entropy = cross_entropy_loss(logits, target, mask=mask, positive_weight=positive)
                 loss = loss + weights.cross_entropy * entropy
+            if weights.false_volume:
+                voxel_litres = self.config.roi.spacing_mm**3 / 1e6
+                loss = loss + weights.false_volume * false_volume(probability, target, mask) * voxel_litres
         return loss, logits
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -123,7 +134,10 @@ class Segmentation(lightning.LightningModule):
                 return (step + 1) / config.warmup_steps
             if not config.cosine:
                 return 1.0
-            share = min(1.0, (step - config.warmup_steps) / max(1, plan - config.warmup_steps))
+            share = (step - config.warmup_steps) / max(1, plan - config.warmup_steps)
+            if self.max_seconds:
+                share = max(share, (time.monotonic() - self.started) / self.max_seconds)
+            share = min(1.0, share)
             return 0.5 * (1 + float(torch.cos(torch.tensor(share * torch.pi))))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)

@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw
 from inference.formats.ct import read_ct
 from inference.geometry import RoiSpec
 from inference.method.roi import extract_roi, place_roi
-from training.config import PRESETS
-from training.data import SyntheticPatients
-from training.prepare import LabelMap
+from training.cache import LabelMap
+from training.chain import PRESETS
+from training.synthetic import SyntheticPatients
 
 log = logging.getLogger("training")
 COLUMNS = 6
 GAP_PX = 4
-PRESET = "kidney-2mm"
+PRESET = "kidney-base"
 """Its patients are shown, on its whole ROI."""
 
 

@@ -199,7 +199,9 @@ def _scan(source: Source, ct: Ct, labels: NDArray[np.uint8], spacing_mm: float) 
 def _slice_scan(source: Source, spacing_mm: float) -> Scan:
     """One slice, whose labels are complete; along z it has one voxel, whatever its thickness."""
     images = [nib.load(source.folder / name) for name in (IMAGE, SEGMENTATION)]
-    step = spacing_mm / np.asarray(images[0].header.get_zooms()[1:3])  # (slice, row, column), as KiTS stores them
+    step = spacing_mm / np.asarray(
+        images[0].header.get_zooms()[1:3]
+    )  # (slice, row, column), as KiTS stores them
     hu, labels = (np.asanyarray(image.dataobj)[0] for image in images)
     soft = ndimage.gaussian_filter(hu.astype(np.float32), widening(step))
     grey = to_grey(ndimage.zoom(soft, 1 / step, order=1, grid_mode=True, mode="nearest"))
@@ -244,7 +246,11 @@ def _whole_scan(shape: tuple[int, int, int], spacing: tuple[float, float, float]
     step = to_mm / np.asarray(spacing)
     size = np.maximum(1, np.round(np.asarray(shape) / step)).astype(int)
     start = (np.asarray(shape) - 1) / 2 - (size - 1) / 2 * step
-    return Roi(RoiSpec(shape_vox=triple(size.tolist()), spacing_mm=to_mm), triple(start.tolist()), triple(step.tolist()))
+    return Roi(
+        RoiSpec(shape_vox=triple(size.tolist()), spacing_mm=to_mm),
+        triple(start.tolist()),
+        triple(step.tolist()),
+    )
 
 
 def _label_arrays(labels: NDArray[np.uint8], spacing_mm: tuple[float, float, float]) -> dict[str, NDArray]:

@@ -4,13 +4,57 @@ import csv
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 
+from training.cache import Scan
+from training.config import TrainConfig
+from training.real.validation import ScanScore, score_kidneys, score_tumors, summarise
+
 log = logging.getLogger("training")
-COLUMNS = ("epoch", "step", "minutes", "learning_rate", "train_loss", "val_loss", "val_dsc")
+COLUMNS = ("epoch", "step", "minutes", "learning_rate", "train_loss", "val_loss", "val_dsc", "val_false_ml")
+
+
+class ScanValidation(Callback):
+    """After an epoch, the network on whole real scans that training does not see.
+
+    Args:
+        scans: which.
+        config: of the run.
+        path: the last epoch's scores, a line a scan, as CSV.
+    """
+
+    def __init__(self, scans: Sequence[Scan], config: TrainConfig, path: Path) -> None:
+        self.scans, self.config, self.path = scans, config, path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Log `val_loss`, `val_dsc` and `val_false_ml`; the main process alone computes them."""
+        epoch, interval = trainer.current_epoch + 1, self.config.validation_interval
+        if epoch % interval and epoch != self.config.max_epochs and not trainer.should_stop:
+            return
+        summary = torch.zeros(3, device=pl_module.device)
+        if trainer.is_global_zero:
+            pl_module.eval()
+            with trainer.precision_plugin.forward_context():
+                scores = self._scores(pl_module)
+            pl_module.train()
+            result = summarise(scores)
+            summary = torch.tensor([result.loss, result.dsc, result.false_ml], device=pl_module.device)
+            lines = [f"{score.name},{score.dsc:.4f},{score.false_ml:.2f}" for score in scores]
+            self.path.write_text("\n".join(["scan,dsc,false_ml", *lines]) + "\n")
+        summary = trainer.strategy.broadcast(summary)
+        for name, value in zip(("val_loss", "val_dsc", "val_false_ml"), summary, strict=True):
+            pl_module.log(name, value, prog_bar=True)
+
+    def _scores(self, module: lightning.LightningModule) -> list[ScanScore]:
+        roi, device = self.config.roi, module.device
+        if self.config.stage == "kidney":
+            return score_kidneys(module, self.scans, roi, device)
+        return score_tumors(module, self.scans, roi, device, margin_vox=self.config.loss.margin_vox)
 
 
 class EpochTable(Callback):
@@ -50,6 +94,7 @@ class EpochTable(Callback):
             "train_loss": f"{metrics.get('train_loss_epoch', float('nan')):.4f}",
             "val_loss": f"{metrics.get('val_loss', float('nan')):.4f}",
             "val_dsc": f"{metrics.get('val_dsc', float('nan')):.4f}",
+            "val_false_ml": f"{metrics.get('val_false_ml', float('nan')):.1f}",
         }
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)

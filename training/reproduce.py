@@ -1,30 +1,19 @@
-"""From label maps to both shipped weights: the chain of presets that made them, one after the other."""
+"""From data to both shipped weights: the rounds that made them, one after the other."""
 
 import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inference.geometry import RoiSpec
-from inference.networks.weights import CHECKSUMS, Stage, WeightsMetadata, load_weights
-from training.config import PRESETS
-from training.module import VALIDATION_DSC, average_weights
-from training.prepare import prepare
+from inference.networks.weights import CHECKSUMS, WeightsMetadata, load_weights
+from training.chain import CHAIN, Round
+from training.module import VALIDATION_DSC
 from training.train import RunOptions, train
 
 log = logging.getLogger("training")
-SHIPPED_CHAIN = (
-    *("kidney-4mm", "kidney-4mm-again", "tumor-4mm", "tumor-4mm-again", "kidney-4mm-longer"),
-    *("kidney-3mm", "tumor-3mm", "kidney-3mm-again", "kidney-3mm-coarse"),
-    *("tumor-3mm-close", "kidney-3mm-tumors", "tumor-3mm-longer", "kidney-3mm-urine", "tumor-3mm-again"),
-    *("tumor-3mm-wide", "tumor-3mm-fine", "tumor-3mm-finer", "tumor-3mm-elsewhere"),
-)
-"""Each goes on from its stage's network before it; the first tumor network from the kidney network then."""
-AVERAGED = ("kidney-3mm-coarse", "kidney-3mm-tumors", "kidney-3mm-urine")
-"""The shipped kidney network is the mean of these rounds' networks."""
-TINY_CHAIN = ("tiny-kidney", "tiny-tumor")
 TOLERANCE = 0.01
 """Validation DSC may differ this much from the shipped weights': other hardware adds in another order."""
 
@@ -44,10 +33,12 @@ class Comparison:
 
 
 def reproduce(
-    labels: Path | None,
+    data: Sequence[Path],
     out: Path,
     *,
-    chain: tuple[str, ...] = SHIPPED_CHAIN,
+    cache: Path | None = None,
+    chain: tuple[Round, ...] = CHAIN,
+    fold: tuple[int, int] | None = None,
     shipped: Path | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -57,38 +48,45 @@ def reproduce(
     """Train the chain; a stopped call goes on where it was.
 
     Args:
-        labels: KiTS19's folder, of which only the label maps are used; None draws all patients.
+        data: data sets as for `prepare`; without any, and without a cache, all patients are drawn.
         out: weights and checksums are written here, checkpoints and curves under `runs/` in it.
-        chain: presets, each of which starts from its stage's network before it, or from the kidney's.
+        cache: one that `prepare` filled; `out`/cache if not given.
+        chain: the rounds.
+        fold: see `RunOptions`.
         shipped: folder of weights to compare the result with.
-        seed: added to every preset's.
+        seed: added to every round's.
         workers, accelerator: see `RunOptions`.
-        max_steps: of each run, instead of its preset's.
+        max_steps: of each run, instead of its round's.
     """
-    cache = None
-    if labels:
-        cache = out / "cache"
-        for error in prepare(labels, cache, roi=RoiSpec(), processes=max(1, workers)).values():
-            log.error("%s", error)
-    weights: dict[Stage, Path] = {}
-    for name in chain:
-        config = PRESETS[name]
-        config = replace(config, seed=config.seed + seed)
+    if data:
+        from training.prepare import (
+            prepare,
+        )  # reads medical formats, which a machine that only trains may lack
+
+        cache = cache or out / "cache"
+        for folder in data:
+            for error in prepare(folder, cache, processes=max(1, workers)).values():
+                log.error("%s", error)
+    weights: dict[str, Path] = {}
+    for one in chain:
+        config = replace(one.config, seed=one.config.seed + seed)
         if max_steps:
             config = replace(config, max_epochs=max(1, max_steps // config.steps_per_epoch))
-        init = weights.get(config.stage) or weights.get("kidney")
         options = RunOptions(
-            out / "runs" / name, cache, init=init, resume=True, workers=workers, accelerator=accelerator
+            out / "runs" / one.name,
+            cache,
+            init=weights[one.parent] if one.parent else None,
+            resume=True,
+            fold=fold,
+            workers=workers,
+            accelerator=accelerator,
         )
-        weights[config.stage] = train(config, options, name=name)
-    for stage, path in weights.items():
+        weights[one.name] = train(config, options, name=one.name)
+    last = {one.config.stage: weights[one.name] for one in chain}
+    for stage, path in last.items():
         shutil.copyfile(path, out / f"{stage}.safetensors")
-    if set(AVERAGED) <= set(chain):
-        average_weights(
-            [out / "runs" / name / "kidney.safetensors" for name in AVERAGED], out / "kidney.safetensors"
-        )
-    _write_checksums(out, sorted(weights))
-    return [_compare(stage, out, shipped) for stage in weights]
+    _write_checksums(out, sorted(last))
+    return [_compare(stage, out, shipped) for stage in last]
 
 
 def _write_checksums(folder: Path, stages: list[str]) -> None:

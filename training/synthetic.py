@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 from inference.geometry import RoiSpec, Shape, Vector
 from training.cache import KIDNEY, TUMOR, LabelMap
 from training.config import SamplingConfig, TrainConfig
-from training.synthesis.fields import SmoothField
-from training.synthesis.ranges import PHASES, Range
 from training.real.augment import rotation
 from training.synthesis.draw import Landmarks, draw_labels, find_landmarks, synthesise_ct
+from training.synthesis.fields import SmoothField
+from training.synthesis.ranges import PHASES, Range
 
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""

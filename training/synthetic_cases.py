@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from inference.geometry import Shape
+from training.cache import LabelMap
 from training.config import AS_THEY_ARE
-from training.data import draw_label_map, patient_landmarks, place_patient, sample_inside, sample_labels
-from training.prepare import IMAGE, SEGMENTATION, LabelMap
+from training.prepare import IMAGE, SEGMENTATION
 from training.synthesis.draw import synthesise_ct
+from training.synthetic import draw_label_map, patient_landmarks, place_patient, sample_inside, sample_labels
 
 FIRST_NUMBER = 90_000
 """Numbers of synthetic cases: KiTS never reaches them."""

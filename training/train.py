@@ -17,7 +17,7 @@ from inference.networks.weights import WeightsMetadata
 from training.config import Precision, TrainConfig
 from training.data import Patients
 from training.module import Segmentation, export_weights, load_tensors
-from training.report import EpochTable, plot_curves
+from training.report import EpochTable, ScanValidation, plot_curves
 
 log = logging.getLogger("training")
 BEST, LAST = "best", "last"
@@ -35,8 +35,9 @@ class RunOptions:
         cache: from `prepare`; None draws every patient.
         init: weights or checkpoint to start from.
         resume: go on from the run's last checkpoint, if it has one.
-        fold: which tenth of the cases is held out.
-        max_minutes: stop after this, at the end of an epoch; 0 is no limit.
+        fold: (k, n): the k-th of n parts of the cases is held out; None trains on all labelled scans.
+        max_minutes: stop after this, at the end of an epoch, the learning rate having fallen in time; 0 is no
+            limit.
         accelerator, devices, nodes: as Lightning has them; several devices train with DDP.
         workers: processes that draw samples ahead.
     """
@@ -45,7 +46,7 @@ class RunOptions:
     cache: Path | None = None
     init: Path | None = None
     resume: bool = False
-    fold: int = 0
+    fold: tuple[int, int] | None = None
     max_minutes: float = 0.0
     accelerator: str = "auto"
     devices: int = 1
@@ -101,6 +102,7 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
     keep_freed_memory()
     config = replace(config, precision=bearable_precision(config.precision, options.accelerator))
     lightning.seed_everything(config.seed, verbose=False)
+    torch.set_float32_matmul_precision("high")
     patients = Patients(config, options.cache, fold=options.fold, workers=options.workers)
     metadata = WeightsMetadata(
         stage=config.stage,
@@ -110,13 +112,13 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         mirror=config.mirror,
         provenance={
             "preset": name,
-            "source": config.source,
+            "sources": json.dumps(asdict(config.sources)),
             "cases": f"{len(patients.training_names)} training, {len(patients.validation_names)} validation",
-            "fold": f"{options.fold}/10",
+            "fold": "/".join(map(str, options.fold)) if options.fold else "none",
             "seed": str(config.seed),
         },
     )
-    module = Segmentation(config, metadata)
+    module = Segmentation(config, metadata, max_seconds=60 * options.max_minutes)
     if options.init:
         module.start_from(load_tensors(options.init))
     if config.fresh_head:
@@ -126,6 +128,9 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
     last = options.out / f"{LAST}.ckpt"
     is_resumed = options.resume and last.is_file()
     table = EpochTable(options.out / "metrics.csv", goes_on=is_resumed)
+    validation: list[Callback] = [StopAfter(options.max_minutes)] if options.max_minutes else []
+    if patients.validation_scans:
+        validation.append(ScanValidation(patients.validation_scans, config, options.out / "validation.csv"))
     trainer = lightning.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
@@ -139,8 +144,9 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         gradient_clip_val=config.optimiser.gradient_norm or None,
         use_distributed_sampler=False,  # our sampler knows its rank
         logger=TensorBoardLogger(options.out, name="", version="tensorboard"),
-        callbacks=[*_callbacks(config, options), table],
+        callbacks=[*validation, *_callbacks(config, options), table],
         enable_model_summary=False,
+        benchmark=True,
         enable_progress_bar=table.is_terminal,
         log_every_n_steps=10,
     )
@@ -176,8 +182,6 @@ def _callbacks(config: TrainConfig, options: RunOptions) -> list[Callback]:
     callbacks: list[Callback] = [checkpoint(BEST, "val_loss"), checkpoint(LAST, None)]
     if config.patience:
         callbacks.append(EarlyStopping("val_loss", patience=config.patience))
-    if options.max_minutes:
-        callbacks.append(StopAfter(options.max_minutes))
     if EpochTable.is_terminal:
         callbacks.append(TQDMProgressBar(refresh_rate=1))
     return callbacks

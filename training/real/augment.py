@@ -4,7 +4,7 @@ All of it in one resampling: the scan's voxels are interpolated once, at the pla
 warp and the mass effect of painted lesions together lead to.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ Shape = tuple[int, int, int]
 Range = tuple[float, float]
 Centre = Literal["scan", "kidney", "tumor", "anywhere"]
 AIR_HU = -1000.0
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class ScanSampling:
     thick_mm: Range = (4.0, 7.0)
     clipped_share: float = 0.15
     clipped_hu: tuple[Range, Range] = ((-160.0, -50.0), (200.0, 300.0))
-    lesions: LesionRanges = LesionRanges()
+    lesions: LesionRanges = field(default_factory=LesionRanges)
 
 
 UNVARIED = ScanSampling(
@@ -104,6 +105,7 @@ def draw_scan_sample(
     spacing_mm: float,
     centre: Centre = "scan",
     painted: bool = False,
+    device: torch.device = CPU,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one sample.
 
@@ -116,28 +118,35 @@ def draw_scan_sample(
         centre: of the grid: the scan's own (somewhere along z where the scan is longer than the grid), a
             random voxel of a kidney or a tumor, or anywhere. Where there is none, anywhere.
         painted: lesions are painted into the kidneys.
+        device: where the sample is computed.
 
     Returns:
         HU, float32 (D, H, W); labels, uint8 (D, H, W); and which voxels lie in the scan, bool (D, H, W).
     """
     grid = _place_grid(scan, rng, sampling, shape_vox, spacing_mm, centre)
     lesions: list[Lesion] = []
-    if painted:
-        lesions = draw_lesions(scan, rng, sampling.lesions, grid.to_sample_mm, np.asarray(shape_vox) * spacing_mm)
+    if painted and scan.has_kidney:
+        lesions = draw_lesions(
+            scan, rng, sampling.lesions, grid.to_sample_mm, np.asarray(shape_vox) * spacing_mm
+        )
     mm = [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * spacing_mm for n in shape_vox]
-    points = torch.stack(torch.meshgrid(*mm, indexing="ij"), dim=-1)  # (D, H, W, zyx) mm about the centre
+    axes = [axis.to(device) for axis in mm]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (D, H, W, zyx) mm about the centre
     points = push_aside(points, lesions)
     warp_mm = float(rng.uniform(*sampling.warp_mm))
     if warp_mm:
         nodes = torch.from_numpy(rng.standard_normal((1, 3, *(sampling.warp_cells,) * 3), dtype=np.float32))
-        points += functional.interpolate(nodes, shape_vox, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0) * warp_mm
-    voxels = points @ torch.from_numpy(grid.to_voxel.T.astype(np.float32)) + torch.from_numpy(grid.centre_vox.astype(np.float32))
-    hu, labels, inside = _interpolate(scan, voxels)
+        warp = functional.interpolate(nodes.to(device), shape_vox, mode="trilinear", align_corners=True)
+        points = points + warp[0].permute(1, 2, 3, 0) * warp_mm
+    to_voxel, centre_vox = (
+        torch.from_numpy(values.astype(np.float32)).to(device) for values in (grid.to_voxel, grid.centre_vox)
+    )
+    hu, labels, inside = _interpolate(scan, points @ to_voxel.T + centre_vox)
     if lesions:
-        hu, labels = paint(hu, labels, mm, lesions, rng, scan.has_kidney)
-    inside &= _field_of_view(mm, rng, sampling, inside)
-    hu = _as_another_scanner(hu, labels, inside, rng, sampling, spacing_mm)
-    return hu, torch.where(inside, labels, torch.zeros_like(labels)), inside
+        hu, labels = paint(hu, labels, mm, lesions, sampling.lesions, rng)
+    inside = inside & _field_of_view(axes, rng, sampling)
+    hu = _as_another_scanner(hu, labels, rng, sampling, spacing_mm)
+    return hu, labels * inside, inside
 
 
 @dataclass(frozen=True)
@@ -198,35 +207,35 @@ def rotation(radians: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _interpolate(scan: Scan, voxels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """HU, labels and what lies in the scan at scan voxels (D, H, W, zyx); only the part in view is touched."""
-    size = scan.grey.shape
-    low = [max(0, int(v) - 1) for v in voxels.amin((0, 1, 2)).tolist()]
-    high = [min(n, int(v) + 3) for n, v in zip(size, voxels.amax((0, 1, 2)).tolist(), strict=True)]
-    inside = torch.ones(voxels.shape[:3], dtype=torch.bool)
-    for axis, n in enumerate(size):
-        at = voxels[..., axis]
-        inside &= (at > -0.5) & (at < n - 0.5)
-    if any(b <= a for a, b in zip(low, high, strict=True)):
-        return torch.full(voxels.shape[:3], AIR_HU), torch.zeros(voxels.shape[:3], dtype=torch.uint8), inside
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    labels = torch.from_numpy(np.ascontiguousarray(scan.labels[box]))
-    channels = [torch.from_numpy(np.ascontiguousarray(scan.grey[box])), *(labels == v for v in _shown(scan))]
-    volumes = torch.stack([c.float() for c in channels])
-    near = torch.tensor([b - a for a, b in zip(low, high, strict=True)])
-    normalised = ((voxels - torch.tensor(low) + 0.5) * (2 / near) - 1).flip(-1)  # grid_sample wants xyz
-    grey, *masks = functional.grid_sample(
+    """HU, labels and what lies in the scan at scan voxels (D, H, W, zyx)."""
+    grey, labels = scan.on(voxels.device)
+    inside = torch.ones(voxels.shape[:3], dtype=torch.bool, device=voxels.device)
+    for axis, n in enumerate(scan.grey.shape):
+        inside &= (voxels[..., axis] > -0.5) & (voxels[..., axis] < n - 0.5)
+    if voxels.device == CPU:  # only the part in view is touched; a GPU would wait for its bounds
+        low = [
+            min(max(0, int(v) - 1), n - 1) for v, n in zip(voxels.amin((0, 1, 2)), grey.shape, strict=True)
+        ]
+        high = [max(min(n, int(v) + 3), 1) for v, n in zip(voxels.amax((0, 1, 2)), grey.shape, strict=True)]
+        box = tuple(slice(a, max(b, a + 1)) for a, b in zip(low, high, strict=True))
+        grey, labels, voxels = grey[box], labels[box], voxels - torch.tensor(low)
+    volumes = torch.stack([grey.float(), *((labels == value).float() for value in _shown(scan))])
+    size = torch.tensor(grey.shape, device=voxels.device)
+    normalised = ((voxels + 0.5) * (2 / size) - 1).flip(-1)  # grid_sample wants xyz in [-1, 1]
+    sampled, *masks = functional.grid_sample(
         volumes[None], normalised[None], padding_mode="border", align_corners=False
     )[0]
-    found = torch.zeros(voxels.shape[:3], dtype=torch.uint8)
     shares = dict(zip(_shown(scan), masks, strict=True))
+    found = torch.zeros(voxels.shape[:3], dtype=torch.uint8, device=voxels.device)
     if KIDNEY in shares:
-        tumor = shares.get(TUMOR, torch.zeros(()))
-        found[shares[KIDNEY] + tumor > 0.5] = KIDNEY
+        tumor = shares.get(TUMOR, torch.zeros((), device=voxels.device))
+        both = shares[KIDNEY] + tumor
+        found = found.masked_fill(both > 0.5, KIDNEY)
         if TUMOR in shares:
-            found[(shares[KIDNEY] + tumor > 0.5) & (tumor > 0.5 * (shares[KIDNEY] + tumor))] = TUMOR
+            found = found.masked_fill((both > 0.5) & (tumor > 0.5 * both), TUMOR)
     if IGNORE in shares:
-        found[(shares[IGNORE] > 0.25) & (found == 0)] = IGNORE
-    return grey * HU_STEP + LOWEST_HU, found, inside
+        found = found.masked_fill((shares[IGNORE] > 0.25) & (found == 0), IGNORE)
+    return sampled * HU_STEP + LOWEST_HU, found, inside
 
 
 def _shown(scan: Scan) -> list[int]:
@@ -235,21 +244,21 @@ def _shown(scan: Scan) -> list[int]:
     return [*labels, IGNORE] if scan.has_ignored else labels
 
 
-def _field_of_view(mm: list[Tensor], rng: Generator, sampling: ScanSampling, inside: Tensor) -> Tensor:
+def _field_of_view(mm: list[Tensor], rng: Generator, sampling: ScanSampling) -> Tensor:
     """Where the scan is, of one that ends early or sees a circle only."""
     shortened, narrow = rng.random() < sampling.shortened_share, rng.random() < sampling.narrow_share
     length, diameter = rng.uniform(*sampling.shortened_mm), rng.uniform(*sampling.narrow_mm)
-    middle = float(rng.uniform(-0.5, 0.5)) * float(mm[0][-1] - mm[0][0])
-    keep = torch.ones((), dtype=torch.bool)
+    middle = float(rng.uniform(-0.5, 0.5)) * length
+    keep = torch.ones((1, 1, 1), dtype=torch.bool, device=mm[0].device)
     if shortened:
         keep = keep & ((mm[0] - middle).abs() < length / 2)[:, None, None]
     if narrow:
         keep = keep & (mm[1][:, None] ** 2 + mm[2] ** 2 < (diameter / 2) ** 2)
-    return keep.expand_as(inside)
+    return keep
 
 
 def _as_another_scanner(
-    hu: Tensor, labels: Tensor, inside: Tensor, rng: Generator, sampling: ScanSampling, spacing_mm: float
+    hu: Tensor, labels: Tensor, rng: Generator, sampling: ScanSampling, spacing_mm: float
 ) -> Tensor:
     # every draw happens in every sample, so that one choice does not shift all others
     chances = rng.random(6)
@@ -260,15 +269,14 @@ def _as_another_scanner(
     low, high = (float(rng.uniform(*span)) for span in sampling.clipped_hu)
     if chances[0] < sampling.enhancement_share:
         kidneys = ((labels == KIDNEY) | (labels == TUMOR)).float()
-        if kidneys.any():
-            hu = hu + smooth(kidneys, 0.7) * enhancement
+        hu = hu + smooth(kidneys, 0.7) * enhancement
     if chances[1] < sampling.thick_share:
         hu = _box_means(hu, thick / spacing_mm)
     if chances[2] < sampling.blur_share:
         hu = smooth(hu, blur)
     if chances[3] < sampling.noise_share:
-        own = torch.Generator().manual_seed(seed)
-        noise = torch.randn(hu.shape, generator=own)
+        own = torch.Generator(hu.device).manual_seed(seed)
+        noise = torch.randn(hu.shape, generator=own, device=hu.device)
         if chances[4] < 0.5:
             noise = smooth(noise, 0.6)
             noise /= noise.std()

@@ -46,7 +46,7 @@ class LesionRanges:
         ratio_percentiles, ratios: tumor over parenchyma where that has contrast.
         plain_hu: tumor minus parenchyma without contrast.
         texture_hu, texture_mm: log-uniform standard deviation and cell of the tumor's texture.
-        necrosis_share, necrosis_hu, necrosis_rim: a fluid core, and what stays alive, as a share of the radius.
+        necrosis_share, necrosis_hu, necrosis_rim: a fluid core, and the living rim in radii.
         cyst_hu: of a simple cyst.
         dense_cyst_share, dense_cyst_hu: bleeding or protein.
         rim_share, rim_hu: a brighter capsule.
@@ -102,10 +102,13 @@ class Lesion:
 
     def distance(self, points: Tensor) -> Tensor:
         """Of points (…, zyx) mm to the centre, in radii of the ellipsoid."""
-        offset = (points - torch.from_numpy(self.centre_mm.astype(np.float32))) / torch.from_numpy(
-            (self.stretch * self.radius_mm).astype(np.float32)
-        )
+        radii = (self.stretch * self.radius_mm).astype(np.float32)
+        offset = (points - self.centre(points.device)) / torch.from_numpy(radii).to(points.device)
         return offset.square().sum(-1).sqrt()
+
+    def centre(self, device: torch.device) -> Tensor:
+        """`centre_mm` as a float32 tensor."""
+        return torch.from_numpy(self.centre_mm.astype(np.float32)).to(device)
 
 
 def draw_lesions(
@@ -171,29 +174,26 @@ def push_aside(points: Tensor, lesions: list[Lesion]) -> Tensor:
         # 0 at REACH radii, `push` at the surface and within
         share = lesion.push * ((REACH - distance) / (REACH - 1)).clamp(0, 1)
         factor = 1 - share / distance.clamp(min=1.0)
-        centre = torch.from_numpy(lesion.centre_mm.astype(np.float32))
+        centre = lesion.centre(points.device)
         points = centre + (points - centre) * factor[..., None]
     return points
 
 
 def paint(
-    hu: Tensor, labels: Tensor, mm: list[Tensor], lesions: list[Lesion], rng: Generator, has_kidney: bool
+    hu: Tensor, labels: Tensor, mm: list[Tensor], lesions: list[Lesion], ranges: LesionRanges, rng: Generator
 ) -> tuple[Tensor, Tensor]:
     """Lay the lesions over a sample.
 
     Args:
         hu, labels: (D, H, W), already pushed aside.
-        mm: positions along the three axes, about the sample's centre.
+        mm: positions along the three axes, about the sample's centre, on the CPU.
         lesions: from `draw_lesions`.
-        rng: HU are drawn from it.
-        has_kidney: without kidneys nothing is painted.
+        ranges: HU are drawn from them.
+        rng: all that is random comes from it.
 
     Returns:
         HU and labels with them: 2 where a tumor is, 1 where a cyst is.
     """
-    if not has_kidney:
-        return hu, labels
-    ranges = LesionRanges()
     for lesion in lesions:
         hu, labels = _paint_one(hu, labels, mm, lesion, ranges, rng)
     return hu, labels
@@ -211,11 +211,12 @@ def _paint_one(
     if any(side.numel() < 2 for side in sides):
         return hu, labels
     box = tuple(slice(int(side[0]), int(side[-1]) + 1) for side in sides)
-    axes = [axis[side] for axis, side in zip(mm, box, strict=True)]
+    spacing_mm = float(mm[0][1] - mm[0][0])
+    axes = [axis[side].to(hu.device) for axis, side in zip(mm, box, strict=True)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     depth = 1 - lesion.distance(points)  # in radii, above 0 inside
     if lesion.lumps:
-        depth = depth + field(axes, 0.7 * lesion.radius_mm, own) * lesion.lumps
+        depth = depth + field(axes, spacing_mm, 0.7 * lesion.radius_mm, own) * lesion.lumps
     near, near_labels = hu[box], labels[box]
     is_kidney = (near_labels == KIDNEY) | (near_labels == TUMOR)
     inside = (depth > 0) & (is_kidney | (near < BONE_HU))
@@ -224,8 +225,13 @@ def _paint_one(
     parenchyma = near[near_labels == KIDNEY]
     level = float(parenchyma.median()) if parenchyma.numel() else 100.0
     noise = _noise_of(near, near_labels == KIDNEY)
-    value = _tumor_hu(depth, axes, level, ranges, own) if lesion.is_tumor else _cyst_hu(depth, ranges, own)
-    value = value + torch.from_numpy(own.standard_normal(tuple(depth.shape), dtype=np.float32)) * noise
+    value = (
+        _tumor_hu(depth, axes, spacing_mm, level, ranges, own)
+        if lesion.is_tumor
+        else _cyst_hu(depth, ranges, own)
+    )
+    grain = torch.Generator(hu.device).manual_seed(int(own.integers(2**62)))
+    value = value + torch.randn(depth.shape, generator=grain, device=hu.device) * noise
     edge = lesion.edge_mm / lesion.radius_mm / 2
     alpha = torch.sigmoid(depth / edge * 2.2) * (is_kidney | (near < BONE_HU))
     hu, labels = hu.clone(), labels.clone()
@@ -235,7 +241,14 @@ def _paint_one(
     return hu, labels
 
 
-def _tumor_hu(depth: Tensor, axes: list[Tensor], level: float, ranges: LesionRanges, rng: Generator) -> Tensor:
+def _tumor_hu(
+    depth: Tensor,
+    axes: list[Tensor],
+    spacing_mm: float,
+    level: float,
+    ranges: LesionRanges,
+    rng: Generator,
+) -> Tensor:
     if level > UNENHANCED_HU:
         ratio = float(np.interp(rng.uniform(0, 100), ranges.ratio_percentiles, ranges.ratios))
         mean = level * ratio
@@ -244,14 +257,19 @@ def _tumor_hu(depth: Tensor, axes: list[Tensor], level: float, ranges: LesionRan
     contrast = min(1.0, level / 120.0)
     texture = float(np.exp(rng.uniform(*np.log(ranges.texture_hu)))) * contrast
     cell = float(rng.uniform(*ranges.texture_mm))
-    pattern = field(axes, cell, rng) * 0.8 + field(axes, cell / 2.5, rng) * 0.6
+    pattern = field(axes, spacing_mm, cell, rng) * 0.8 + field(axes, spacing_mm, cell / 2.5, rng) * 0.6
     value = mean + pattern * texture
     if rng.random() < ranges.rim_share:
         width = float(rng.uniform(0.05, 0.15))
-        value = value + (1 - ((depth - width) / width).abs()).clamp(0, 1) * float(rng.uniform(*ranges.rim_hu)) * contrast
+        value = (
+            value
+            + (1 - ((depth - width) / width).abs()).clamp(0, 1)
+            * float(rng.uniform(*ranges.rim_hu))
+            * contrast
+        )
     if rng.random() < ranges.necrosis_share:
         rim = float(rng.uniform(*ranges.necrosis_rim))
-        core = torch.sigmoid((depth + field(axes, 1.5 * cell, rng) * 0.2 - rim) * 12)
+        core = torch.sigmoid((depth + field(axes, spacing_mm, 1.5 * cell, rng) * 0.2 - rim) * 12)
         value = value + (float(rng.uniform(*ranges.necrosis_hu)) - value) * core
     return value
 
@@ -270,10 +288,10 @@ def _noise_of(hu: Tensor, is_kidney: Tensor) -> float:
     return float(steps.median()) / 0.6745 / 2**0.5
 
 
-def field(axes: list[Tensor], cell_mm: float, rng: Generator) -> Tensor:
+def field(axes: list[Tensor], spacing_mm: float, cell_mm: float, rng: Generator) -> Tensor:
     """Smooth random field of about unit variance on the grid spanned by three axes (mm)."""
-    sizes = [max(2, int((float(a[-1]) - float(a[0])) / cell_mm) + 2) for a in axes]
-    nodes = torch.from_numpy(rng.standard_normal((1, 1, *sizes), dtype=np.float32))
-    shape = tuple(len(a) for a in axes)
+    shape = tuple(len(axis) for axis in axes)
+    sizes = [max(2, int(n * spacing_mm / cell_mm) + 2) for n in shape]
+    nodes = torch.from_numpy(rng.standard_normal((1, 1, *sizes), dtype=np.float32)).to(axes[0].device)
     smoothed = torch.nn.functional.interpolate(nodes, shape, mode="trilinear", align_corners=True)[0, 0]
     return smoothed / smoothed.std().clamp(min=0.3)
