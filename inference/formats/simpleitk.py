@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
         import SimpleITK as sitk
     except ModuleNotFoundError as error:
         raise CaseError(
-            "MetaImage, NRRD and DICOM need SimpleITK, which is not installed. Install it, or convert to NIfTI"
+            "MetaImage, NRRD and DICOM need SimpleITK, which is not installed. Install it, or give NIfTI"
         ) from error
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # lines of C++ among those of our log
     return getattr(sitk, name)
