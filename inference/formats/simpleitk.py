@@ -1,4 +1,4 @@
-"""SimpleITK, imported when a file first needs it: NIfTI does without, starts sooner, and runs where it is not.
+"""SimpleITK, imported when a file first needs it: NIfTI does without, and starts sooner.
 
 Used as `from . import simpleitk as sitk`: names of this module are SimpleITK's.
 """
