@@ -139,7 +139,8 @@ class GpuLoader:
             if isinstance(source, RealScans):
                 sample = source[index]
             else:
-                self._synthetic = self._synthetic or self._synthesise(index)
+                if self._synthetic is None:
+                    self._synthetic = self._synthesise(index)
                 sample = next(self._synthetic)
             batch.append([tensor.to(self.device, non_blocking=True) for tensor in sample])
             if len(batch) == self.batch_size:
