@@ -460,7 +460,7 @@ def tests(run: Run) -> None:
 
 LOADER = """
 import sys, time
-from training.config import PRESETS
+from training.chain import PRESETS
 from training.data import Patients
 preset, workers, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 patients = Patients(PRESETS[preset], None, workers=workers)
@@ -487,9 +487,9 @@ os._exit(0)  # workers are daemons; nothing here is worth waiting for
 
 def loaders(run: Run) -> None:
     """(e) Samples a second from one and sixteen loader processes, on patients that are drawn."""
-    from training.config import PRESETS
+    from training.chain import PRESETS
 
-    wanted = ("tiny-kidney",) if run.tiny else ("kidney-3mm", "paper-kidney")
+    wanted = ("tiny-kidney",) if run.tiny else ("kidney-scans", "paper-kidney")
     preset = next((name for name in wanted if name in PRESETS), next(iter(PRESETS)))
     rows: Rows = []
     for workers in (1, min(16, 2 if run.tiny else os.cpu_count() or 1)):

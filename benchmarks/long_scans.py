@@ -25,10 +25,11 @@ from inference.method.roi import extract_roi, place_roi
 from inference.networks.backends import Backend, usable_cores
 from inference.networks.vnet import DOWNSAMPLING
 from inference.networks.weights import load_weights
+from training.cache import LabelMap, cached_names, load_label_maps
 from training.config import AS_THEY_ARE
-from training.data import patient_landmarks, place_patient, sample_inside, sample_labels, split_cases
-from training.prepare import LabelMap, cached_names, load_label_maps
+from training.data import split_cases
 from training.synthesis.draw import synthesise_ct
+from training.synthetic import patient_landmarks, place_patient, sample_inside, sample_labels
 
 SCAN_SPACING_MM = 3.0
 LONG = replace(

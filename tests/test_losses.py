@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.losses import cross_entropy_loss, dice_loss, dice_score
+from training.losses import cross_entropy_loss, dice_loss, dice_score, false_volume
 
 
 def case(*values: float) -> Tensor:
@@ -92,3 +92,10 @@ def test_score_by_hand() -> None:
     assert scores[0].item() == pytest.approx(2 / 3)
     assert scores[1].isnan()
     assert scores[2] == 0
+
+
+def test_false_volume_by_hand() -> None:
+    probability = torch.tensor([[0.5, 0.25, 1.0, 0.75], [0.0, 0.5, 0.0, 0.0]]).reshape(2, 1, 1, 1, 4)
+    target = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).reshape(2, 1, 1, 1, 4)
+    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]]).reshape(2, 1, 1, 1, 4)
+    assert float(false_volume(probability, target, mask)) == pytest.approx((1.25 + 0.5) / 2)

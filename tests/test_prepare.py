@@ -1,5 +1,6 @@
 """KiTS19 folders to cache entries: geometry by hand, the odd headers, broken cases."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -9,24 +10,18 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from evaluation.label_grid import resample_labels
 from inference.geometry import RoiSpec
 from inference.method.roi import place_roi
 from tests.helpers import truncate
+from training.cache import HU_STEP, IGNORE, LOWEST_HU, SLAB_VOX, cached_names, load_label_maps, load_scans
 from training.cli import main
 from training.config import AS_THEY_ARE
-from training.data import place_patient, sample_inside, sample_labels
-from training.prepare import (
-    LABEL_SPACING_MM,
-    cached_names,
-    load_label_maps,
-    load_roi_image,
-    prepare,
-    resample_labels,
-)
+from training.prepare import LABEL_SPACING_MM, prepare
+from training.synthetic import place_patient, sample_inside, sample_labels
 
 SPACING_MM = (4.0, 2.0, 2.0)
 SHAPE = (30, 60, 80)
-ROI = RoiSpec(shape_vox=(64, 64, 80))
 
 
 def kits_affine() -> NDArray[np.float64]:
@@ -73,7 +68,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cache(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    failed = prepare(data, folder, roi=ROI)
+    failed = prepare(data, folder, spacing_mm=2.0)
     assert list(failed) == ["case_00030"]
     assert "imaging.nii.gz" in failed["case_00030"]
     return folder
@@ -106,30 +101,100 @@ def test_odd_headers_give_the_same_entry(cache: Path) -> None:
     assert plain.first_mm == odd.first_mm
 
 
-def test_the_image_lies_on_its_labels(cache: Path) -> None:
-    roi = load_roi_image(cache, "case_00000", ROI)
-    assert roi.image.shape == roi.labels.shape == ROI.shape_vox
-    kidney, fat = (100 + 160) / 400, (-100 + 160) / 400
-    inside = roi.labels > 0
-    assert np.median(roi.image[inside]) == pytest.approx(kidney, abs=1e-3)
-    assert np.median(roi.image[~inside]) == pytest.approx(fat, abs=1e-3)
-    agree = (roi.image > (kidney + fat) / 2) == inside
-    assert agree.mean() > 0.999
+def test_the_scan_lies_on_its_labels(cache: Path) -> None:
+    one, odd = load_scans(cache)  # a case without an image has no scan
+    assert (one.name, one.case, one.role) == ("case_00000", "case_00000", "train")
+    assert one.has_kidney
+    assert one.has_tumor
+    assert one.grey.shape == one.labels.shape == (60, 60, 80)  # 4 mm slices on a grid of 2 mm
+    np.testing.assert_array_equal(one.grey, odd.grey)
+    hu, inside = one.grey * HU_STEP + LOWEST_HU, one.labels > 0
+    assert np.median(hu[inside]) == pytest.approx(100, abs=HU_STEP)
+    assert np.median(hu[~inside]) == pytest.approx(-100, abs=HU_STEP)
+    assert ((hu > 0) == inside).mean() > 0.999
+    assert (one.labels == 2).sum() * 8 == pytest.approx((truth() == 2).sum() * np.prod(SPACING_MM), rel=0.05)
 
 
-def test_entries_say_what_they_do_not_hold(cache: Path) -> None:
-    with pytest.raises(ValueError, match=r"case_00020.*no image"):
-        load_roi_image(cache, "case_00020", ROI)
-    with pytest.raises(ValueError, match="another ROI"):
-        load_roi_image(cache, "case_00000", RoiSpec())
+def test_an_empty_cache_is_said(cache: Path) -> None:
     with pytest.raises(ValueError, match="no prepared cases"):
         cached_names(cache / "nowhere")
+
+
+def save_nifti(path: Path, array: NDArray) -> None:
+    """Stored as KiTS19 does: (z head to feet, y, x)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(array[::-1]), kits_affine()), path)
+
+
+def test_an_index_says_what_scans_are(tmp_path: Path) -> None:
+    image = np.where(truth() > 0, 100, -100).astype(np.int16)
+    ignored = np.where(truth() > 0, 255, 0).astype(np.uint8)
+    index = {
+        "full": {"labels": "official: 1 kidney, 2 tumor", "case": 7},
+        "boxes": {"labels": "none; 255 ignore"},
+        "empty": {"labels": "no kidney in view", "role": "set_aside"},
+        "other": {"labels": "none", "role": "try"},
+    }
+    for name in index:
+        save_nifti(tmp_path / name / "imaging.nii.gz", image)
+    save_nifti(tmp_path / "full" / "segmentation.nii.gz", truth())
+    save_nifti(tmp_path / "boxes" / "segmentation.nii.gz", ignored)
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert not prepare(tmp_path, tmp_path / "cache")
+    boxes, empty, full = load_scans(tmp_path / "cache")
+    assert (full.case, full.has_kidney, full.has_tumor, full.role) == ("case_00007", True, True, "train")
+    assert set(np.unique(full.labels)) == {0, 1, 2}
+    assert full.grey.shape == (40, 40, 53)  # 120 × 120 × 160 mm at 3 mm
+    assert not boxes.has_kidney
+    assert set(np.unique(boxes.labels)) == {0, IGNORE}
+    assert (boxes.labels == IGNORE).sum() * 27 == pytest.approx((truth() > 0).sum() * 16, rel=0.05)
+    assert (empty.role, empty.has_kidney, bool(empty.labels.any())) == ("set_aside", False, False)
+
+
+def test_a_slice_becomes_a_slab_with_its_labels(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "one" / "imaging.nii.gz", np.where(truth() > 0, 100, -100).astype(np.int16)[19:20])
+    save_nifti(tmp_path / "one" / "segmentation.nii.gz", truth()[19:20])
+    (tmp_path / "index.json").write_text(json.dumps({"one": {"case": 3, "slice": 19}}))
+    assert not prepare(tmp_path, tmp_path / "cache", spacing_mm=4.0)
+    (one,) = load_scans(tmp_path / "cache")
+    assert one.is_slice
+    assert one.case == "case_00003"
+    assert one.grey.shape == one.labels.shape == (SLAB_VOX, 30, 40)
+    assert (one.labels == one.labels[0]).all()
+    for label in (1, 2):
+        assert (one.labels[0] == label).sum() * 16 == pytest.approx(
+            (truth()[19] == label).sum() * 4, rel=0.15
+        )
+
+
+def test_totalsegmentators_layout(tmp_path: Path) -> None:
+    left, right = (truth() > 0) & (np.arange(80) >= 40), (truth() > 0) & (np.arange(80) < 40)
+    for case, masks in (("s0001", {"kidney_left": left, "kidney_right": right}), ("s0002", {"liver": left})):
+        save_nifti(tmp_path / case / "ct.nii.gz", np.where(truth() > 0, 100, -100).astype(np.int16))
+        for name, mask in masks.items():
+            save_nifti(tmp_path / case / "segmentations" / f"{name}.nii.gz", mask.astype(np.uint8))
+    assert not prepare(tmp_path, tmp_path / "cache")
+    with_kidneys, without = load_scans(tmp_path / "cache")
+    assert (with_kidneys.has_kidney, with_kidneys.has_tumor) == (True, False)
+    assert (with_kidneys.labels == 1).sum() * 27 == pytest.approx((truth() > 0).sum() * 16, rel=0.05)
+    assert not without.has_kidney
+    assert not without.labels.any()
+
+
+def test_a_label_that_is_no_kidney_is_one_line_with_its_remedy(tmp_path: Path) -> None:
+    folder = save_case(tmp_path / "data" / "case_00001", image=False)
+    labels = truth().copy()
+    labels[9, 31, 11] = 3  # a cyst, as KiTS21 has them
+    save_nifti(folder / "segmentation.nii.gz", labels)
+    (reason,) = prepare(tmp_path / "data", tmp_path / "cache").values()
+    assert "values 0 to 3" in reason
+    assert "Merge cysts" in reason
 
 
 def test_a_second_call_only_does_what_is_missing(data: Path, cache: Path) -> None:
     entry = cache / "case_00000.npz"
     before = entry.stat().st_mtime_ns
-    assert list(prepare(data, cache, roi=ROI)) == ["case_00030"]
+    assert list(prepare(data, cache, spacing_mm=2.0)) == ["case_00030"]
     assert entry.stat().st_mtime_ns == before
     assert not list(cache.glob(".*"))
 

@@ -28,21 +28,15 @@ from inference.geometry import RoiSpec
 from inference.networks.vnet import VNet
 from inference.networks.weights import WeightsMetadata, load_weights, save_weights
 from tests.helpers import write_weights
+from training.cache import IGNORE, LabelMap, cached_names, load_label_maps
+from training.chain import CHAIN, PRESETS, TINY_CHAIN
 from training.cli import main
-from training.config import AS_THEY_ARE, PRESETS, LossConfig, SamplingConfig
-from training.data import (
-    EpochSampler,
-    Kept,
-    SyntheticPatients,
-    coarsen,
-    draw_label_map,
-    edit_labels,
-    place_patient,
-    split_cases,
-)
+from training.config import AS_THEY_ARE, LossConfig, SamplingConfig, SourceShares
+from training.data import CachedSamples, EpochSampler, Patients, split_cases
 from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
-from training.prepare import LabelMap, cached_names, load_label_maps, prepare
-from training.reproduce import AVERAGED, SHIPPED_CHAIN, TINY_CHAIN, reproduce
+from training.prepare import prepare
+from training.reproduce import reproduce
+from training.synthetic import SyntheticPatients, coarsen, draw_label_map, edit_labels, place_patient
 from training.train import RunOptions, _callbacks, bearable_precision, train
 
 TINY = replace(
@@ -76,7 +70,8 @@ def test_the_network_is_the_papers() -> None:
 def test_defaults_are_the_papers() -> None:
     for name, stage in (("paper-kidney", "kidney"), ("paper-tumor", "tumor")):
         config = PRESETS[name]
-        assert (config.stage, config.source, config.optimiser.kind) == (stage, "images", "sgd")
+        assert (config.stage, config.optimiser.kind) == (stage, "sgd")
+        assert config.sources == SourceShares(labelled=1.0)  # real scans as they are
         assert (config.roi.shape_vox, config.roi.spacing_mm, config.crop_vox) == ((168,) * 3, 2.0, None)
         assert (config.steps_per_epoch, config.validation_steps) == (100, 20)
         assert (config.max_epochs, config.patience) == (1000, 90)
@@ -146,8 +141,27 @@ def test_the_tumor_loss_sees_the_kidneys_and_a_margin() -> None:
         module = Segmentation(config, WeightsMetadata(stage="tumor", roi=TINY.roi, base_channels=4))
         target, mask = module._target(labels)
         assert torch.equal(target[0, 0] > 0, labels[0] == 2)
-        assert mask is not None
         assert int(mask.sum()) == seen
+
+
+def test_ignored_voxels_are_in_no_loss() -> None:
+    labels = torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
+    labels[:, :4], labels[:, 8:] = 1, IGNORE
+    config = replace(TINY, loss=LossConfig(cross_entropy=1.0, false_volume=1.0))
+    torch.manual_seed(0)
+    module = Segmentation(config, WeightsMetadata(stage="kidney", roi=TINY.roi, base_channels=4))
+    module.eval()
+    target, mask = module._target(labels)
+    assert int(mask.sum()) == 8 * 16 * 16
+    assert int(target.sum()) == 4 * 16 * 16
+    image = torch.rand(1, 1, 16, 16, 16)
+    logits = module(image)
+    logits.retain_grad()
+    module.forward = lambda _: logits  # type: ignore[method-assign]
+    module._loss((image, labels))[0].backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, :, 8:].any()
+    assert logits.grad[:, :, :8].any()
 
 
 def test_edits_do_what_they_say() -> None:
@@ -255,8 +269,8 @@ def test_validation_repeats_its_indices() -> None:
     assert list(sampler) == [0, 1, 2, 3]
 
 
-def test_kept_samples_do_not_change() -> None:
-    kept = Kept(SyntheticPatients([], TINY, AS_THEY_ARE))
+def test_cached_samples_do_not_change() -> None:
+    kept = CachedSamples(SyntheticPatients([], TINY, AS_THEY_ARE))
     first, again = kept[0], kept[0]
     assert torch.equal(first[0], again[0])
     assert first[0].dtype == torch.float32
@@ -441,12 +455,13 @@ def test_from_a_fake_kits19_folder_to_the_papers_table(
         result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
 
-    small = replace(TINY, source="images", roi=RoiSpec(), crop_vox=(24, 24, 24), batch_size=1, max_epochs=1)
+    labelled = SourceShares(labelled=1.0)
+    small = replace(TINY, sources=labelled, roi=RoiSpec(), crop_vox=(24, 24, 24), batch_size=1, max_epochs=1)
     tumor = replace(small, stage="tumor", fresh_head=True)
     monkeypatch.setattr("training.cli.PRESETS", {**PRESETS, "paper-kidney": small, "paper-tumor": tumor})
     data, cache = tmp_path / "kits19", tmp_path / "cache"
     call("synthesize", data, "--cases", 2, "--spacing-mm", 6)
-    call("prepare", data, cache)
+    call("prepare", data, cache, "--spacing-mm", 2)
     call("train", "paper-kidney", cache, "--out", tmp_path / "k", "--accelerator", "cpu")
     kidney = tmp_path / "k" / "kidney.safetensors"
     call("train", "paper-tumor", cache, "--out", tmp_path / "t", "--init", kidney, "--accelerator", "cpu")
@@ -478,7 +493,8 @@ def test_ten_folds_from_training_to_one_table(tmp_path: Path, monkeypatch: pytes
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    once = replace(TINY, source="images", steps_per_epoch=1, max_epochs=1, batch_size=1)
+    labelled = SourceShares(labelled=1.0)
+    once = replace(TINY, sources=labelled, steps_per_epoch=1, max_epochs=1, batch_size=1)
     monkeypatch.setattr("training.cli.PRESETS", {**PRESETS, "paper-kidney": once})
     monkeypatch.setattr(
         "training.train.plot_curves", lambda *_: None
@@ -486,7 +502,7 @@ def test_ten_folds_from_training_to_one_table(tmp_path: Path, monkeypatch: pytes
     weights = write_weights(tmp_path / "weights", TINY.roi)
     data, cache, runs, folds = (tmp_path / name for name in ("kits19", "cache", "runs", "folds"))
     call(main, "synthesize", data, "--cases", 10, "--spacing-mm", 8)
-    assert not prepare(data, cache, roi=TINY.roi)
+    assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
     for k in range(10):
         run = runs / f"kidney-{k}"
         call(main, "train", "paper-kidney", cache, "--out", run, "--fold", f"{k}/10", "--accelerator", "cpu")
@@ -554,28 +570,75 @@ def test_coarse_voxels_are_means_of_fine_ones_interpolated_back() -> None:
     assert torch.equal(ends[5:], fine[5:])
 
 
-def test_the_tiny_chain_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.reproduce.AVERAGED", ("tiny-kidney",))
+def test_the_tiny_chain_learns(tmp_path: Path) -> None:
     results = {
-        result.stage: result for result in reproduce(None, tmp_path, chain=TINY_CHAIN, accelerator="cpu")
+        result.stage: result for result in reproduce([], tmp_path, chain=TINY_CHAIN, accelerator="cpu")
     }
     assert results["kidney"].reached >= REACHED_DSC
     for stage in ("kidney", "tumor"):
         load_weights(tmp_path / f"{stage}.safetensors", stage)  # type: ignore[arg-type]  # checks SHA256SUMS
     assert "kidney.safetensors" in (tmp_path / "SHA256SUMS").read_text()
-    mean = load_weights(tmp_path / "kidney.safetensors", "kidney")
-    assert mean.metadata.provenance["mean_of"] == "tiny-kidney"
+
+
+def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each(tmp_path: Path) -> None:
+    data = tmp_path / "kits19"
+    done = CliRunner().invoke(main, ["synthesize", str(data), "--cases", "4", "--spacing-mm", "12"])
+    assert done.exit_code == 0
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
+    config = replace(TINY, sources=SourceShares(labelled=1.0), max_epochs=1, base_channels=4)
+    chain = (replace(TINY_CHAIN[0], config=config, parts=2),)
+    reproduce([], out, cache=cache, chain=chain, accelerator="cpu")
+    runs = out / "runs" / TINY_CHAIN[0].name
+    splits = [json.loads((runs / f"part-{k}" / "split.json").read_text()) for k in range(2)]
+    held_out = [set(split["validation"]) for split in splits]
+    assert held_out[0] | held_out[1] == {f"case_{i:05d}" for i in range(4)}
+    assert not held_out[0] & held_out[1]
+    for split in splits:
+        assert not set(split["training"]) & set(split["validation"])
+    one, two = (load_weights(runs / f"part-{k}" / "kidney.safetensors", "kidney").tensors for k in range(2))
+    mean = load_weights(out / "kidney.safetensors", "kidney").tensors["head.bias"]
+    np.testing.assert_allclose(mean, (one["head.bias"] + two["head.bias"]) / 2, rtol=1e-6)
+    rows = (runs / "part-0" / "validation.csv").read_text().splitlines()
+    assert rows[0] == "scan,dsc,false_ml"
+    assert {row.split(",")[0] for row in rows[1:]} == held_out[0]
+
+
+def test_cases_that_are_tested_on_are_neither_synthesised_nor_shown_in_slices(tmp_path: Path) -> None:
+    data, cache = tmp_path / "kits19", tmp_path / "cache"
+    CliRunner().invoke(main, ["synthesize", str(data), "--cases", "4", "--spacing-mm", "12"])
+    assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
+    patients = Patients(TINY, cache, fold=(1, 2))
+    held_out = {scan.case for scan in patients.validation_scans}
+    assert len(held_out) == 2
+    assert not held_out & {scan.case for scan in patients.scans}
+    assert not held_out & set(patients.map_names)
+    assert "case_00002" not in patients.map_names  # one of those kept for testing, whatever the fold
+    everything = Patients(TINY, cache, fold=None)
+    assert len(everything.scans) == 4
+
+
+def test_the_learning_rate_falls_in_the_time_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("training.module.time.monotonic", lambda: now[0])
+    config = replace(TINY, max_epochs=1000)
+    module = Segmentation(config, WeightsMetadata("kidney", TINY.roi, 1), max_seconds=100.0)
+    rate = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]  # type: ignore[index,call-overload]
+    step = config.optimiser.warmup_steps + 1
+    assert rate(step) == pytest.approx(1.0, abs=1e-3)
+    now[0] = 50.0
+    assert rate(step) == pytest.approx(0.5, abs=1e-3)
+    now[0] = 200.0
+    assert rate(step) == 0.0
 
 
 def test_the_shipped_networks_are_those_of_the_chain() -> None:
-    kidney, tumor = (
-        load_weights(WEIGHTS_FOLDERS[-1] / f"{stage}.safetensors", stage).metadata
-        for stage in ("kidney", "tumor")
-    )
-    assert kidney.provenance["mean_of"] == " + ".join(AVERAGED)
-    assert tumor.provenance["preset"] == SHIPPED_CHAIN[-1]
-    last = PRESETS[SHIPPED_CHAIN[-1]]
-    assert (tumor.margin_vox, tumor.mirror) == (last.loss.margin_vox, last.mirror)
+    for stage in ("kidney", "tumor"):
+        last = next(one for one in reversed(CHAIN) if one.config.stage == stage)
+        metadata = load_weights(WEIGHTS_FOLDERS[-1] / f"{stage}.safetensors", stage).metadata  # type: ignore[arg-type]
+        assert metadata.provenance["preset"] == last.name
+        assert metadata.provenance["mean_of"] == " + ".join([last.name] * last.parts)
+        assert (metadata.margin_vox, metadata.mirror) == (last.config.loss.margin_vox, last.config.mirror)
 
 
 def test_wrong_usage_is_said() -> None:

@@ -13,8 +13,14 @@ from inference import cli
 from inference.formats.ct import read_ct
 from tests.helpers import canonical_affine, save_nifti
 from training.config import AS_THEY_ARE
-from training.data import draw_label_map, patient_landmarks, place_patient, sample_inside, sample_labels
 from training.synthesis.draw import synthesise_ct
+from training.synthetic import (
+    draw_label_map,
+    patient_landmarks,
+    place_patient,
+    sample_inside,
+    sample_labels,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH_MM = 1125.0

@@ -1,6 +1,6 @@
 """The rounds that make the shipped weights, stated once; presets, README and model card follow from here.
 
-A round goes on from its parent's network. "Whole ROI": the sample is all of the network's grid, as in the
+"Whole ROI": the sample is all of the network's grid, as in the
 paper, since place is what tells a liver from a tumor of its size.
 """
 
@@ -38,36 +38,41 @@ class Round:
 
     Attributes:
         name: of the preset.
-        parent: the round whose network it starts from; None starts from nothing.
+        parent: the round whose network it starts from; None: from nothing, or from weights given.
         config: what it computes.
         why: what the round is for, for the documents.
+        parts: it is trained so often, each time without another part of the labelled scans, and the mean of
+            these networks is kept: every labelled scan is unseen by one of them.
     """
 
     name: str
     parent: str | None
     config: TrainConfig
     why: str
+    parts: int = 1
 
+
+START = "weights synthetic-9 (in this repository's history, commit 05eef5e), trained on synthetic CTs alone"
+"""Where the first round of each stage starts from."""
 
 _GRID = RoiSpec(shape_vox=(112, 112, 112), spacing_mm=3.0)
-_ADAMW = OptimiserConfig(
-    kind="adamw",
-    learning_rate=2e-3,
-    weight_decay=1e-4,
-    warmup_steps=100,
-    cosine=True,
-    gradient_norm=1.0,
-    batch_norm_momentum=0.05,
-)
-_KIDNEY_BASE = TrainConfig(
+_KIDNEY_SCANS = TrainConfig(
     roi=_GRID,
-    sources=SourceShares(synthetic=0.5, background=0.35, slices=0.15),
-    batch_size=4,
-    steps_per_epoch=50,
-    max_epochs=60,
-    validation_interval=10,
+    sources=SourceShares(synthetic=0.2, labelled=0.3, painted=0.15, background=0.27, slices=0.08),
+    batch_size=1,
+    steps_per_epoch=25,
+    max_epochs=40,
+    validation_interval=1000,  # on two cores it takes a minute: once, at the end
     patience=0,
-    optimiser=_ADAMW,
+    optimiser=OptimiserConfig(
+        kind="adamw",
+        learning_rate=5e-4,
+        weight_decay=1e-4,
+        warmup_steps=20,
+        cosine=True,
+        gradient_norm=1.0,
+        batch_norm_momentum=0.03,
+    ),
     loss=LossConfig(cross_entropy=1.0, tumor_weight=2.0, false_volume=1.0),
     sampling=SamplingConfig(
         scan_length_mm=(200.0, 900.0),
@@ -78,22 +83,14 @@ _KIDNEY_BASE = TrainConfig(
     scans=ScanSampling(mirror_share=0.3),
     precision="bf16-mixed",
     channels_last=True,
+    seed=11,
 )
-_KIDNEY_REAL = replace(
-    _KIDNEY_BASE,
-    sources=SourceShares(synthetic=0.2, labelled=0.25, painted=0.2, background=0.25, slices=0.1),
-    max_epochs=40,
-    optimiser=replace(_ADAMW, learning_rate=1e-3, warmup_steps=30),
-    seed=1,
-)
-_TUMOR_BASE = replace(
-    _KIDNEY_BASE,
+_TUMOR_SCANS = replace(
+    _KIDNEY_SCANS,
     stage="tumor",
-    sources=SourceShares(synthetic=0.55, slices=0.45),
+    sources=SourceShares(synthetic=0.25, labelled=0.25, painted=0.2, slices=0.3),
     crop_vox=(64, 64, 64),
-    batch_size=12,
-    max_epochs=60,
-    optimiser=replace(_ADAMW, learning_rate=1.5e-3, batch_norm_momentum=0.05),
+    batch_size=4,
     loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=10, false_volume=1.0),
     sampling=SamplingConfig(
         drawn_share=0.12,
@@ -110,49 +107,31 @@ _TUMOR_BASE = replace(
         coarse_share=0.3,
         centres=CropCentres(kidney=0.45, tumor=0.55, border=0.0, elsewhere=0.0),
     ),
-    fresh_head=True,
+    scans=ScanSampling(),
     mirror=True,
-    seed=2,
-)
-_TUMOR_REAL = replace(
-    _TUMOR_BASE,
-    sources=SourceShares(synthetic=0.3, labelled=0.2, painted=0.25, slices=0.25),
-    max_epochs=40,
-    optimiser=replace(_ADAMW, learning_rate=8e-4, warmup_steps=30),
-    fresh_head=False,
-    seed=3,
+    seed=13,
 )
 
 CHAIN = (
     Round(
-        "kidney-base",
+        "kidney-scans",
         None,
-        _KIDNEY_BASE,
-        "shapes and phases from synthetic CTs, and from real scans what is no kidney: whole ROI",
+        _KIDNEY_SCANS,
+        "real scans, whole ROI: what is no kidney, and real kidneys as they are and with painted lesions",
+        parts=2,
     ),
     Round(
-        "kidney-real",
-        "kidney-base",
-        _KIDNEY_REAL,
-        "real kidneys, as they are and with painted lesions",
-    ),
-    Round(
-        "tumor-base",
-        "kidney-base",
-        _TUMOR_BASE,
-        "tumors and cysts in synthetic CTs and in real slices; starts from the kidney network as in the paper",
-    ),
-    Round(
-        "tumor-real",
-        "tumor-base",
-        _TUMOR_REAL,
-        "real tumors, and lesions painted into real kidneys",
+        "tumor-scans",
+        None,
+        _TUMOR_SCANS,
+        "real tumors and slices, lesions painted into real kidneys; crops of 192 mm about the kidneys",
+        parts=2,
     ),
 )
 """In the order of training. The last round of each stage is shipped."""
 
 _TINY = replace(
-    _KIDNEY_BASE,
+    _KIDNEY_SCANS,
     sources=SourceShares(synthetic=1.0),
     roi=RoiSpec(shape_vox=(32, 32, 32), spacing_mm=8.0),
     crop_vox=None,
@@ -161,7 +140,7 @@ _TINY = replace(
     steps_per_epoch=20,
     validation_steps=4,
     max_epochs=6,
-    optimiser=replace(_ADAMW, learning_rate=3e-3, warmup_steps=10, batch_norm_momentum=0.1),
+    optimiser=replace(_KIDNEY_SCANS.optimiser, learning_rate=3e-3, warmup_steps=10, batch_norm_momentum=0.1),
     # kidneys are a hundredth of the ROI: evenly weighted, so short a run ends at "nothing anywhere"
     loss=LossConfig(cross_entropy=1.0, positive_weight=4.0),
     sampling=SamplingConfig(),

@@ -23,7 +23,7 @@ def _path() -> click.Path:
 def _parse_fold(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
-    if value is None:
+    if value in (None, "none"):
         return None
     fold, slash, count = value.partition("/")
     if slash and fold.isdecimal() and count.isdecimal() and 0 <= int(fold) < int(count) <= 100:
@@ -70,8 +70,8 @@ def prepare_command(data: Path, cache: Path, processes: int, spacing_mm: float) 
 @click.option("--out", type=_path(), required=True, help="Folder of the run.")
 @click.option("--init", type=_path(), default=None, help="Weights or checkpoint to start from.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
-@click.option("--fold", callback=_parse_fold, default=None, metavar="K/N",
-              help="Hold out the K-th of N parts of the cases, K from 0.  [default: none]")  # fmt: skip
+@click.option("--fold", callback=_parse_fold, default="0/10", show_default=True, metavar="K/N|none",
+              help="Hold out the K-th of N parts of the cases, K from 0.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="[default: the preset's]")
 @click.option("--max-steps", type=click.IntRange(min=1), default=None,
               help="Planned steps, which the learning rate follows.  [default: the preset's]")  # fmt: skip
@@ -220,8 +220,9 @@ def montage_command(out: Path, cases: int, labels: Path | None, real: tuple[Path
               help="A data set as for `prepare`; repeatable.  [default: drawn kidneys alone]")  # fmt: skip
 @click.option("--cache", type=_path(), default=None, help="One that `prepare` filled.  [default: OUT/cache]")
 @click.option("--out", type=_path(), required=True, help="Folder for both weights.")
-@click.option("--fold", callback=_parse_fold, default=None, metavar="K/N",
-              help="Hold out the K-th of N parts of the labelled scans in the rounds that see some.")  # fmt: skip
+@click.option(
+    "--init", type=_path(), default=None, help="Folder of weights that the first rounds start from."
+)
 @click.option("--shipped", type=_path(), default=None, help="Weights whose validation DSC must be met.")
 @click.option("--tiny", is_flag=True, help="The same path in a minute, for tests.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

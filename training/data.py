@@ -44,8 +44,10 @@ class RealScans(Dataset[Sample]):
         *,
         painted_share: float = 0.0,
         stream: int = TRAINING,
+        device: torch.device = CPU,
     ) -> None:
         self.scans, self.config, self.painted_share, self.stream = scans, config, painted_share, stream
+        self.device = device
         coarse = [scan.name for scan in scans if scan.spacing_mm > config.roi.spacing_mm]
         if coarse:
             raise ValueError(
@@ -244,7 +246,7 @@ class Patients(lightning.LightningDataModule):
         config: TrainConfig,
         cache: Path | None,
         *,
-        fold: tuple[int, int] | None = None,
+        fold: tuple[int, int] | None = (0, FOLDS),
         workers: int = 0,
     ) -> None:
         super().__init__()
@@ -253,17 +255,22 @@ class Patients(lightning.LightningDataModule):
         scans = load_scans(cache) if cache else []
         k, n = fold or (0, FOLDS)
         labelled = sorted({s.case for s in scans if s.has_kidney and not s.is_slice and s.role == "train"})
-        held_out = set(split_cases(labelled, fold=k, seed=config.split_seed, folds=n)[1]) if fold else set()
+        held_out: set[str] = set()
+        if fold and len(labelled) > 1:
+            held_out = set(split_cases(labelled, fold=k, seed=config.split_seed, folds=n)[1])
         self.validation_scans = [
             s for s in scans if s.role == "set_aside" or (s.case in held_out and not s.is_slice)
         ]
-        self.scans = [s for s in scans if s.role == "train" and s.case not in held_out]
-        known = {s.case for s in scans if s.has_kidney and not s.is_slice} | set(LEFT_OUT)
-        if self.scans:  # a case whose real scan is there is not synthesised, nor its slices used
-            self.scans = [s for s in self.scans if not (s.is_slice and s.case in known)]
-            names = [name for name in names if name not in known]
-        maps, held_maps = split_cases(names, fold=k, seed=config.split_seed, folds=n)
-        self.map_names, self.validation_maps = (names, []) if scans else (maps, held_maps)
+        # neither a slice nor a CT synthesised around the label map may show a case that is tested on
+        tested = {s.case for s in self.validation_scans} | set(LEFT_OUT)
+        self.scans = [
+            s for s in scans if s.role == "train" and s.case not in (tested if s.is_slice else held_out)
+        ]
+        self.map_names, self.validation_maps = [name for name in names if name not in tested], []
+        if not self.validation_scans:
+            self.map_names, self.validation_maps = split_cases(
+                self.map_names, fold=k, seed=config.split_seed, folds=n
+            )
         self.training_names = sorted({*self.map_names, *(s.name for s in self.scans)})
         self.validation_names = sorted(s.name for s in self.validation_scans) or self.validation_maps
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from inference.networks.weights import CHECKSUMS, WeightsMetadata, load_weights
 from training.chain import CHAIN, Round
-from training.module import VALIDATION_DSC
+from training.module import VALIDATION_DSC, average_weights
 from training.train import RunOptions, train
 
 log = logging.getLogger("training")
@@ -37,8 +37,8 @@ def reproduce(
     out: Path,
     *,
     cache: Path | None = None,
+    init: Path | None = None,
     chain: tuple[Round, ...] = CHAIN,
-    fold: tuple[int, int] | None = None,
     shipped: Path | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -51,8 +51,8 @@ def reproduce(
         data: data sets as for `prepare`; without any, and without a cache, all patients are drawn.
         out: weights and checksums are written here, checkpoints and curves under `runs/` in it.
         cache: one that `prepare` filled; `out`/cache if not given.
+        init: folder of weights that rounds without a parent start from; None starts them from nothing.
         chain: the rounds.
-        fold: see `RunOptions`.
         shipped: folder of weights to compare the result with.
         seed: added to every round's.
         workers, accelerator: see `RunOptions`.
@@ -72,16 +72,27 @@ def reproduce(
         config = replace(one.config, seed=one.config.seed + seed)
         if max_steps:
             config = replace(config, max_epochs=max(1, max_steps // config.steps_per_epoch))
-        options = RunOptions(
-            out / "runs" / one.name,
-            cache,
-            init=weights[one.parent] if one.parent else None,
-            resume=True,
-            fold=fold,
-            workers=workers,
-            accelerator=accelerator,
-        )
-        weights[one.name] = train(config, options, name=one.name)
+        start = weights[one.parent] if one.parent else None
+        if start is None and init is not None:
+            start = init / f"{config.stage}.safetensors"
+        runs = out / "runs" / one.name
+        folders = [runs] if one.parts == 1 else [runs / f"part-{k}" for k in range(one.parts)]
+        networks = []
+        for k, folder in enumerate(folders):
+            options = RunOptions(
+                folder,
+                cache,
+                init=start,
+                resume=True,
+                fold=(k, one.parts) if one.parts > 1 else None,
+                workers=workers,
+                accelerator=accelerator,
+            )
+            networks.append(train(config, options, name=one.name))
+        weights[one.name] = networks[0]
+        if one.parts > 1:
+            weights[one.name] = runs / networks[0].name
+            average_weights(networks, weights[one.name])
     last = {one.config.stage: weights[one.name] for one in chain}
     for stage, path in last.items():
         shutil.copyfile(path, out / f"{stage}.safetensors")

@@ -46,7 +46,7 @@ class RunOptions:
     cache: Path | None = None
     init: Path | None = None
     resume: bool = False
-    fold: tuple[int, int] | None = None
+    fold: tuple[int, int] | None = (0, 10)
     max_minutes: float = 0.0
     accelerator: str = "auto"
     devices: int = 1

@@ -1,0 +1,278 @@
+"""Real scans in training: samples by hand, painted lesions, mixtures, validation on whole scans."""
+
+from dataclasses import replace
+from math import isnan, nan, pi
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inference.geometry import RoiSpec
+from training.cache import HU_STEP, IGNORE, KIDNEY, LOWEST_HU, TUMOR, Scan, to_grey
+from training.chain import PRESETS
+from training.config import SourceShares
+from training.data import EpochSampler, GpuLoader, Mixture, RealScans
+from training.real.augment import CPU, UNVARIED, ScanSampling, draw_scan_sample, smooth
+from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
+from training.real.validation import ScanScore, score_kidneys, score_tumors, summarise
+from training.synthetic import SyntheticPatients
+
+SHAPE = (20, 24, 28)
+ROI = RoiSpec(shape_vox=(16, 24, 24), spacing_mm=3.0)
+CONFIG = replace(PRESETS["kidney-scans"], roi=ROI, base_channels=1)
+
+
+def scan(**changes: object) -> Scan:
+    """A box of kidney (200 HU) with a tumor (20 HU) in it, fat (−100) around, a corner to be ignored."""
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[6:14, 8:16, 10:18] = KIDNEY
+    labels[8:10, 10:12, 12:15] = TUMOR
+    labels[:3, :3, :3] = IGNORE
+    hu = np.select([labels == KIDNEY, labels == TUMOR], [200.0, 20.0], -100.0)
+    made = Scan("one", "case_1", "train", to_grey(hu), labels, 3.0, True, True, False)
+    return replace(made, **changes)
+
+
+def draw(
+    of: Scan, sampling: ScanSampling = UNVARIED, seed: int = 0, **options: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    rng = np.random.default_rng(seed)
+    return draw_scan_sample(of, rng, sampling, **{"shape_vox": SHAPE, "spacing_mm": 3.0, **options})  # type: ignore[arg-type]
+
+
+def test_grey_values_are_finer_than_noise() -> None:
+    hu = np.array([-1000.0, LOWEST_HU, 0.0, 41.0, 332.0, 3000.0])
+    back = to_grey(hu).astype(float) * HU_STEP + LOWEST_HU
+    np.testing.assert_allclose(back, np.clip(hu, LOWEST_HU, 332.0), atol=HU_STEP / 2)
+
+
+def test_an_unvaried_sample_is_the_scan() -> None:
+    one = scan()
+    hu, labels, inside = draw(one)
+    np.testing.assert_allclose(hu.numpy(), one.grey * HU_STEP + LOWEST_HU, atol=1e-3)
+    np.testing.assert_array_equal(labels.numpy(), one.labels)
+    assert inside.all()
+
+
+def test_mirroring_exchanges_left_and_right() -> None:
+    hu, labels, _ = draw(scan(), replace(UNVARIED, mirror_share=1.0))
+    plain_hu, plain_labels, _ = draw(scan())
+    torch.testing.assert_close(hu, plain_hu.flip(2), atol=1e-3, rtol=0)
+    assert torch.equal(labels, plain_labels.flip(2))
+
+
+def test_outside_the_scan_nothing_is_known() -> None:
+    _, labels, inside = draw(scan(), shape_vox=(24, 24, 28))
+    assert inside[2:22].all()
+    assert not inside[:2].any()
+    assert not inside[22:].any()
+    assert not labels[~inside].any()
+
+
+def test_a_sample_repeats_by_its_seed() -> None:
+    first, again, other = (draw(scan(), ScanSampling(), seed, painted=True) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_crops_lie_about_kidneys_and_tumors() -> None:
+    for seed in range(20):
+        _, labels, _ = draw(scan(), seed=seed, shape_vox=(8, 8, 8), centre="tumor")
+        assert (labels == TUMOR).any()
+        _, labels, _ = draw(scan(), seed=seed, shape_vox=(8, 8, 8), centre="kidney")
+        assert ((labels == TUMOR) | (labels == KIDNEY)).any()
+
+
+def test_enhancement_changes_the_kidneys_alone() -> None:
+    more = replace(UNVARIED, enhancement_share=1.0, enhancement_hu=(30.0, 30.0))
+    change = draw(scan(), more)[0] - draw(scan())[0]
+    assert float(change[10, 12, 14]) == pytest.approx(30, abs=0.5)
+    assert float(change[2, 2, 24]) == pytest.approx(0, abs=1e-3)
+
+
+def test_smoothing_keeps_a_constant_and_the_sum() -> None:
+    torch.testing.assert_close(smooth(torch.full(SHAPE, 7.0), 0.8), torch.full(SHAPE, 7.0))
+    point = torch.zeros(SHAPE)
+    point[10, 12, 14] = 1.0
+    assert float(smooth(point, 0.8).sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+# --- lesions ------------------------------------------------------------------------------------------------
+
+
+def lesion(**changes: object) -> Lesion:
+    made = Lesion(
+        is_tumor=True,
+        centre_mm=np.zeros(3),
+        radius_mm=12.0,
+        stretch=np.ones(3),
+        lumps=0.0,
+        edge_mm=0.5,
+        push=0.5,
+        seed=1,
+    )
+    return replace(made, **changes)
+
+
+def axes(n: int = 41, spacing_mm: float = 1.0) -> list[Tensor]:
+    return [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * spacing_mm for _ in range(3)]
+
+
+@pytest.mark.parametrize(("is_tumor", "label"), [(True, TUMOR), (False, KIDNEY)])
+def test_a_painted_ball_has_its_volume_and_label(is_tumor: bool, label: int) -> None:
+    mm = axes()
+    hu = torch.full((41,) * 3, -100.0)
+    labels = torch.zeros((41,) * 3, dtype=torch.uint8)
+    labels[:, :, :20] = KIDNEY  # half of the ball grows out of the kidney
+    hu[labels == KIDNEY] = 180.0
+    before = labels.clone()
+    found, after = paint(
+        hu, labels, mm, [lesion(is_tumor=is_tumor)], LesionRanges(), np.random.default_rng(0)
+    )
+    ball = 4 / 3 * pi * 12**3
+    inside = (
+        sum(a.square().reshape(s) for a, s in zip(mm, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True))
+        < 144
+    )
+    assert int(inside.sum()) == pytest.approx(ball, rel=0.02)
+    assert torch.equal(after[inside], torch.full_like(after[inside], label))
+    assert torch.equal(after[~inside], before[~inside])
+    changed = (found - hu).abs() > 1
+    assert int((changed & ~inside).sum()) < 0.25 * ball  # the soft edge alone
+
+
+def test_a_cyst_is_fluid_and_a_tumor_follows_its_kidney() -> None:
+    mm, ranges = axes(), replace(LesionRanges(), dense_cyst_share=0.0)
+    hu, labels = torch.full((41,) * 3, 180.0), torch.ones((41,) * 3, dtype=torch.uint8)
+    core = (slice(16, 25),) * 3
+    ratios = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        cyst, _ = paint(hu, labels.clone(), mm, [lesion(is_tumor=False)], ranges, rng)
+        assert ranges.cyst_hu[0] - 1 <= float(cyst[core].mean()) <= ranges.cyst_hu[1] + 1
+        plain = replace(ranges, necrosis_share=0.0, texture_hu=(1.0, 1.001))
+        tumor, _ = paint(hu, labels.clone(), mm, [lesion()], plain, rng)
+        ratios.append(float(tumor[core].mean()) / 180)
+    assert np.median(ratios) == pytest.approx(0.63, abs=0.15)  # as in real tumors
+    assert min(ratios) > 0.05
+    assert max(ratios) < 1.35
+
+
+def test_what_floats_beside_the_kidney_or_lies_on_bone_is_not_painted() -> None:
+    mm = axes()
+    hu, labels = torch.full((41,) * 3, 300.0), torch.zeros((41,) * 3, dtype=torch.uint8)
+    same, unlabelled = paint(hu, labels, mm, [lesion()], LesionRanges(), np.random.default_rng(0))
+    assert torch.equal(same, hu)
+    assert not unlabelled.any()
+
+
+def test_tissue_is_pushed_aside_within_two_radii() -> None:
+    points = torch.tensor([[24.5, 0.0, 0.0], [12.0, 0.0, 0.0], [18.0, 0.0, 0.0]])
+    moved = push_aside(points, [lesion()])
+    assert torch.equal(moved[0], points[0])
+    assert float(moved[1, 0]) == pytest.approx(12 * (1 - 0.5))  # at the surface: from half a radius
+    assert float(moved[2, 0]) == pytest.approx(18 - 0.25 * 12)  # half way out: a quarter of a radius
+
+
+def test_lesions_lie_in_kidneys() -> None:
+    one = scan()
+    for seed in range(10):
+        lesions = draw_lesions(
+            one, np.random.default_rng(seed), replace(LesionRanges(), off_centre=(0.0, 0.0)),
+            lambda voxel: voxel, np.full(3, 1000.0),
+        )  # fmt: skip
+        assert lesions
+        for made in lesions:
+            z, y, x = made.centre_mm.astype(int)
+            assert one.labels[z, y, x] in (KIDNEY, TUMOR)
+    empty = scan(labels=np.zeros(SHAPE, np.uint8), has_kidney=False)
+    assert not draw_lesions(empty, np.random.default_rng(0), LesionRanges(), lambda v: v, np.full(3, 9.0))
+
+
+# --- sources ------------------------------------------------------------------------------------------------
+
+
+def mixture() -> Mixture:
+    synthetic = SyntheticPatients([], CONFIG, CONFIG.sampling)
+    return Mixture([(1.0, synthetic), (3.0, RealScans([scan()], CONFIG))], seed=5)
+
+
+def test_sources_come_in_their_shares() -> None:
+    made = mixture()
+    real = sum(isinstance(made.source(i), RealScans) for i in range(2000))
+    assert real / 2000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_the_gpus_loader_gives_the_same_samples_in_the_same_order() -> None:
+    sampler = EpochSampler(6)
+    loader = GpuLoader(mixture(), sampler, 3, workers=0, device=CPU)
+    assert len(loader) == 2
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        expected = [mixture()[i] for i in range(6 * epoch, 6 * epoch + 6)]
+        found = [(image, labels) for batch in loader for image, labels in zip(*batch, strict=True)]
+        for (image, labels), (image_too, labels_too) in zip(expected, found, strict=True):
+            assert torch.equal(image, image_too)
+            assert torch.equal(labels, labels_too)
+
+
+def test_a_coarser_cache_is_refused() -> None:
+    with pytest.raises(ValueError, match="--spacing-mm 2"):
+        RealScans([scan()], replace(CONFIG, roi=RoiSpec()))
+
+
+def test_sources_are_named_and_sum_to_one_in_the_shipped_chain() -> None:
+    for name in ("kidney-scans", "tumor-scans"):
+        shares = PRESETS[name].sources
+        total = shares.synthetic + shares.labelled + shares.painted + shares.background + shares.slices
+        assert total == pytest.approx(1.0)
+    assert PRESETS["paper-kidney"].sources == SourceShares(labelled=1.0)
+
+
+# --- validation ---------------------------------------------------------------------------------------------
+
+
+def brighter_than(hu: float, *, low: bool = False) -> object:
+    """A network that calls all above (or, where low, all inside the scan below) a HU value its structure."""
+    at = (hu - ROI.window_hu[0]) / (ROI.window_hu[1] - ROI.window_hu[0])
+    return lambda image: (at - image) * (image > 0.01) if low else image - at
+
+
+def test_kidney_scores_by_hand() -> None:
+    one = scan()
+    labels: NDArray[np.uint8] = one.labels
+    (score,) = score_kidneys(brighter_than(100), [one], ROI, CPU)  # type: ignore[arg-type]
+    n_kidney, n_tumor = (labels == KIDNEY).sum(), (labels == TUMOR).sum()  # the tumor is dark: missed
+    assert score.dsc == pytest.approx(2 * n_kidney / (2 * n_kidney + n_tumor))
+    assert score.false_ml == 0
+    background = scan(labels=np.where(labels == IGNORE, IGNORE, 0).astype(np.uint8), has_kidney=False)
+    (score,) = score_kidneys(brighter_than(100), [background], ROI, CPU)  # type: ignore[arg-type]
+    assert isnan(score.dsc)
+    assert score.false_ml == pytest.approx(n_kidney * 0.027)
+
+
+def test_pieces_below_ten_millilitres_are_no_kidneys() -> None:
+    grey = to_grey(np.full(SHAPE, -100.0))
+    grey[5:12, 5:12, 5:12] = to_grey(np.array(200.0))  # 9.3 ml
+    small = scan(grey=grey, labels=np.zeros(SHAPE, np.uint8), has_kidney=False)
+    assert score_kidneys(brighter_than(100), [small], ROI, CPU)[0].false_ml == 0  # type: ignore[arg-type]
+
+
+def test_tumor_scores_by_hand() -> None:
+    one = scan()
+    (score,) = score_tumors(brighter_than(60, low=True), [one], ROI, CPU, margin_vox=0)  # type: ignore[arg-type]
+    assert score.dsc == 1.0
+    assert score.false_ml == 0
+    (score,) = score_tumors(brighter_than(60), [one], ROI, CPU, margin_vox=0)  # type: ignore[arg-type]
+    assert score.dsc == 0
+    assert score.false_ml == pytest.approx((one.labels == KIDNEY).sum() * 0.027)
+    assert not score_tumors(brighter_than(60), [scan(has_kidney=False)], ROI, CPU, margin_vox=0)  # type: ignore[arg-type]
+
+
+def test_the_summary_weighs_false_volume_against_dsc() -> None:
+    summary = summarise([ScanScore("a", 0.9, 10.0), ScanScore("b", 0.7, 0.0), ScanScore("c", nan, 400.0)])
+    assert summary.dsc == pytest.approx(0.8)
+    assert summary.false_ml == pytest.approx(410 / 3)
+    assert summary.loss == pytest.approx((0.1 + 0.0 + 1.0) / 3 - 0.8)
