@@ -1,14 +1,14 @@
-# Inference only: Python, the packages of requirements.txt and requirements-openvino.txt, inference/ and weights/.
+# Inference only: Python, the packages of requirements.lock that it needs, inference/ and weights/.
 #
-#   docker build -t nested-vnet-kits19 .                       GPU and CPU (the torch wheel that PyPI gives)
+#   docker build -t nested-vnet-kits19 .                    GPU and CPU (the torch wheel that PyPI gives)
 #   docker build -t nested-vnet-kits19 \
-#     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .            CPU only, far smaller
-#   docker build -t nested-vnet-kits19 \
-#     --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt .                       with --output-format dicom-seg
-#   docker build -t nested-vnet-kits19 --target grand-challenge .                   serves Grand Challenge's invoke API
-#   docker build -t nested-vnet-kits19 --target cpu .      CPU only, without PyTorch: the smallest by far
+#     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .         CPU only, far smaller
+#   docker build -t nested-vnet-kits19 --target cpu .       CPU only, without PyTorch: the smallest
+#   docker build -t nested-vnet-kits19 --build-arg EXTRAS=dicom .                with --output-format dicom-seg
+#   docker build -t nested-vnet-kits19 --target grand-challenge .                serves Grand Challenge's invoke API
 #
-#   docker run --rm [--gpus all] --network none -v IN:/input:ro -v OUT:/output nested-vnet-kits19
+#   docker run --rm [--gpus all] --network none --user "$(id -u):$(id -g)" \
+#     -v "$PWD/in":/input:ro -v "$PWD/out":/output nested-vnet-kits19
 
 FROM python:3.11-slim-bookworm AS build-cpu
 
@@ -16,11 +16,12 @@ FROM python:3.11-slim-bookworm AS build-cpu
 ARG PIP_NO_INDEX=
 ARG PIP_FIND_LINKS=
 
-COPY requirements.txt requirements-openvino.txt /tmp/
+COPY lock.py requirements.lock /tmp/
+# --no-deps: the lock names every package; pip checks each against its hash
 RUN python3.11 -m venv --without-pip /opt/venv \
- && grep -v '^torch=' /tmp/requirements.txt > /tmp/requirements-cpu.txt \
+ && python3.11 /tmp/lock.py openvino > /tmp/pins.txt \
  && python3.11 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
-      -r /tmp/requirements-cpu.txt -r /tmp/requirements-openvino.txt
+      --no-deps -r /tmp/pins.txt
 
 # What inference never loads. tests/test_container.py runs the result on every sample case.
 RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
@@ -31,13 +32,10 @@ RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
     find . \( -name '*.a' -o -name '*.pyi' \) -delete; \
     # test suites
     find numpy scipy nibabel safetensors -depth -type d \( -name tests -o -name benchmarks \) -exec rm -rf {} +; \
-    # torch imports these only to trace or compile a model (sympy, mpmath, networkx, jinja2), to write
-    # checkpoints to remote file systems (fsspec), to lock a download (filelock) and to build extensions
-    # (setuptools); nibabel imports importlib_resources only in its test helpers; OpenVINO's telemetry
-    # would report conversions, which nobody does here
-    python3.11 -m pip --python /opt/venv/bin/python uninstall -q -y \
-      sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools importlib_resources openvino-telemetry; \
-    rm -rf _distutils_hack distutils-precedence.pth /opt/venv/bin/activate* /opt/venv/bin/Activate* /opt/venv/include; \
+    # nibabel imports importlib_resources only in its test helpers; OpenVINO's telemetry would report
+    # conversions, which nobody does here
+    python3.11 -m pip --python /opt/venv/bin/python uninstall -q -y importlib_resources openvino-telemetry; \
+    rm -rf /opt/venv/bin/activate* /opt/venv/bin/Activate* /opt/venv/include; \
     # bytecode that is never checked against its source, since nothing can be written at run time; some
     # files are for newer Pythons and do not compile
     /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
@@ -60,8 +58,12 @@ ARG PIP_NO_INDEX=
 ARG PIP_FIND_LINKS=
 
 RUN set -eu; \
-    python3.11 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
-      ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r /tmp/requirements.txt; \
+    python3.11 /tmp/lock.py --without-base torch > /tmp/pins.txt; \
+    python3.11 /tmp/lock.py --unhashed torch > /tmp/torch.txt; \
+    pip="python3.11 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check"; \
+    $pip --no-deps -r /tmp/pins.txt; \
+    # with its own dependencies: those of the GPU wheel (CUDA) are not in the lock
+    $pip ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r /tmp/torch.txt; \
     cd /opt/venv/lib/python3.11/site-packages; \
     # sources and programs of PyTorch's own tests; torch/testing stays, torch/autograd imports it
     rm -rf torch/test; \
@@ -72,9 +74,11 @@ RUN set -eu; \
     # for compiling C++ against torch: headers, CMake files, static libraries, type stubs
     rm -rf torch/include torch/share; \
     find . \( -name '*.a' -o -name '*.pyi' \) -delete; \
-    # as above: what torch's requirements brought back
+    # torch imports these only to trace or compile a model (sympy, mpmath, networkx, jinja2), to write
+    # checkpoints to remote file systems (fsspec), to lock a download (filelock) and to build extensions
+    # (setuptools)
     python3.11 -m pip --python /opt/venv/bin/python uninstall -q -y \
-      sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools importlib_resources; \
+      sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools; \
     rm -rf _distutils_hack distutils-precedence.pth /opt/venv/include; \
     /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
 # a package too many removed above stops the build here
@@ -82,17 +86,17 @@ RUN PYTHONPATH=/app /opt/venv/bin/python -c "import torch, inference.networks.ba
 b.Backend('torch', 'cpu', 1).network(w.load_weights(pathlib.Path('/app/weights/kidney.safetensors'), 'kidney'))"
 
 
-# What only some need, in a folder of its own, so that all images share the large layer. These files name
-# every package that requirements.txt lacks.
+# Optional extras (EXTRAS="dicom") in a folder of their own, so that all images share the large layer.
 FROM python:3.11-slim-bookworm AS extra
 ARG PIP_NO_INDEX=
 ARG PIP_FIND_LINKS=
-ARG EXTRA_REQUIREMENTS=
-COPY requirements*.txt /tmp/
+ARG EXTRAS=
+COPY lock.py requirements.lock /tmp/
 RUN mkdir /opt/extra \
- && if [ -n "$EXTRA_REQUIREMENTS" ]; then \
-      python3.11 -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
-        --no-deps --target /opt/extra -r "/tmp/$EXTRA_REQUIREMENTS" \
+ && if [ -n "$EXTRAS" ]; then \
+      python3.11 /tmp/lock.py --without-base $EXTRAS > /tmp/pins.txt \
+      && python3.11 -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
+        --no-deps --target /opt/extra -r /tmp/pins.txt \
       && python3.11 -m compileall -q --invalidation-mode unchecked-hash /opt/extra; \
     fi
 
@@ -125,10 +129,13 @@ WORKDIR /app
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "inference"]
 
+# run.sh build fills in the commit; VERSION is inference/version.py's (a test compares them)
+ARG VERSION=0.1.0
 ARG REVISION=
 LABEL org.opencontainers.image.title="nested-vnet-kits19" \
-      org.opencontainers.image.description="Kidney and kidney-tumor segmentation in CT: cascaded 3D V-Nets. Research use only, no medical device." \
-      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.description="Kidney and kidney-tumor segmentation in CT: cascaded 3D V-Nets. Non-commercial research use only, no medical device." \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0 AND CC-BY-NC-SA-4.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
 

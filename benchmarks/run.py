@@ -19,6 +19,8 @@ import click
 import numpy as np
 from matplotlib import pyplot as plt
 
+from evaluation.harness.engine import FLAGS
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WORK = Path(os.environ.get("BENCHMARK_WORK", ROOT / "cache" / "benchmarks"))
@@ -26,10 +28,7 @@ STAGES = ("start-up", "read", "locate", "roi", "kidney", "components", "tumor", 
 NETWORK_STAGES = ("locate", "kidney", "tumor")
 """Where a scan is longer than the ROI, locating is passes of the kidney network."""
 PEERS = ROOT / ".venv-benchmarks" / "bin" / "python"
-LIMITS = (
-    *("--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
-    *("--security-opt", "no-new-privileges", "--pids-limit", "128", "--memory", "4g", "--cpus", "2"),
-)
+LIMITS = ("--rm", *FLAGS, "--memory", "4g", "--cpus", "2")
 Rows = list[dict[str, Any]]
 
 
@@ -409,7 +408,10 @@ def peers(slices: int, pixels: int, side: int, precision: str, one_tile: bool, n
     rows: Rows = [{"what": "whole case", "who": "ours", "seconds": wall, "peak MiB": peak, "times ours": 1.0}]
     if not no_nnunet:
         if not PEERS.exists():
-            raise click.ClickException("no .venv-benchmarks: call ./run.sh benchmark peers")
+            raise click.ClickException(
+                "no .venv-benchmarks. Make it: python3 -m venv .venv-benchmarks && "
+                ".venv-benchmarks/bin/pip install -r benchmarks/requirements.txt"
+            )
         command = [
             str(PEERS),
             str(ROOT / "benchmarks" / "nnunet_peer.py"),

@@ -14,6 +14,7 @@ import click
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .exit_codes import EXIT_SOME_FAILED, EXIT_USAGE
 from .formats.staging import sweep
 from .method.cascade import Cascade
 from .networks.backends import BACKENDS, PRECISIONS, Backend, DeviceMemoryError, choose_backend, mean_of
@@ -22,10 +23,11 @@ from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageErro
 from .runner.report import CaseReport, write_report
 from .runner.run import LabelWriter, Options, run_cases, write_as_label_map
 from .runner.stop import IN_HAND, stoppable
+from .version import __version__
 
-WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
-"""Where weights are looked for: what an organiser mounts, then what came with the code."""
-EXIT_ALL_WRITTEN, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
+_HERE = Path(__file__).resolve().parent
+WEIGHTS_FOLDERS = (Path("/opt/ml/model"), _HERE / "weights", _HERE.parent / "weights")
+"""Where weights are looked for: what an organiser mounts, what is in the package, what lies beside."""
 
 log = logging.getLogger("inference")
 
@@ -95,6 +97,7 @@ def _folder(*, exists: bool = False) -> click.Path:
               help="CPU threads of the networks.  [default: all cores]")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell more, and show tracebacks of bugs.")
+@click.version_option(__version__, message="nested-vnet %(version)s")
 @stoppable()
 def main(
     input_path: Path,
@@ -239,6 +242,7 @@ def _load(
         for folder, k, t in zip(folders, kidney, tumor, strict=True)
     ]
     run = {
+        "version": __version__,
         "device": backend.device,
         "backend": backend.name,
         "bf16": all(backend.is_bf16(weights) for weights in kidney + tumor),
@@ -260,8 +264,8 @@ def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
         from .formats.dicom_seg import write_dicom_seg
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--output-format dicom-seg: {error.name} is not installed. Install requirements-dicom.txt, "
-            "or build the image with --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt"
+            f"--output-format dicom-seg: {error.name} is not installed. Install the extra 'dicom': "
+            "pip install 'nested-vnet-kits19[dicom]', or an image built with EXTRAS=dicom ./run.sh build"
         ) from error
     versions = dict.fromkeys((cascade.kidney_metadata.version, cascade.tumor_metadata.version))
     return partial(write_dicom_seg, version=" + ".join(versions))
@@ -286,8 +290,12 @@ def _check_writable(*folders: Path) -> None:
         except OSError as error:
             raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another folder") from error
         if not os.access(folder, os.W_OK | os.X_OK):
+            owner, user = folder.stat().st_uid, os.getuid()
             raise UsageError(
-                f"{folder}: not writable for user {os.getuid()}. Change its rights, or run as its owner"
+                f"{folder}: belongs to user {owner} and is not writable for user {user}. Run as its owner "
+                f"(docker run --user {owner}), or give the folder to user {user} (chown)"
+                if owner != user
+                else f"{folder}: not writable for user {user}. Change its rights"
             )
 
 

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import click
 
 from . import cli
+from .exit_codes import EXIT_OK
 
 PORT = 4743
 """Where Grand Challenge asks (its algorithm template, app.py)."""
@@ -37,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path != "/invoke":
             self._answer(HTTPStatus.NOT_FOUND)
-        elif _run_job(self.arguments) == cli.EXIT_ALL_WRITTEN:
+        elif _run_job(self.arguments) == EXIT_OK:
             self._answer(HTTPStatus.CREATED)
         else:
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -69,7 +70,7 @@ def _run_job(arguments: tuple[str, ...]) -> int:
         cli.main.main(arguments, prog_name="python -m inference", standalone_mode=True)
     except SystemExit as end:
         return int(end.code or 0)
-    return cli.EXIT_ALL_WRITTEN
+    return EXIT_OK
 
 
 if __name__ == "__main__":
