@@ -12,7 +12,7 @@
 
 FROM python:3.11-slim-bookworm AS build-cpu
 
-# For builds without a network: pip's own PIP_NO_INDEX=1 and PIP_FIND_LINKS=<folder or address with wheels>.
+# For builds without a network: PIP_NO_INDEX=1 and PIP_FIND_LINKS=<folder or address with wheels>, as pip knows them.
 ARG PIP_NO_INDEX=
 ARG PIP_FIND_LINKS=
 
@@ -23,9 +23,9 @@ RUN python3.11 -m venv --without-pip /opt/venv \
  && python3.11 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
       --no-deps -r /tmp/pins.txt
 
-# What inference never loads. tests/test_container.py runs the result on every sample case.
+# Remove what inference never loads. tests/test_container.py runs the result on every sample case.
 RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
-    # OpenVINO's other devices (Intel GPU and NPU), readers of other formats, and what C++ is compiled with
+    # OpenVINO's other devices (Intel GPU and NPU), readers of model formats, headers for C++
     find openvino/libs \( -name '*_gpu_*' -o -name '*_npu_*' -o -name '*_auto_*' -o -name '*_hetero_*' \
       -o -name '*_frontend*' -o -name '*_c.so*' -o -name cache.json \) -delete; \
     rm -rf openvino/include openvino/cmake numpy/_core/include; \
@@ -36,8 +36,8 @@ RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
     # conversions, which nobody does here
     python3.11 -m pip --python /opt/venv/bin/python uninstall -q -y importlib_resources openvino-telemetry; \
     rm -rf /opt/venv/bin/activate* /opt/venv/bin/Activate* /opt/venv/include; \
-    # bytecode that is never checked against its source, since nothing can be written at run time; some
-    # files are for newer Pythons and do not compile
+    # bytecode that is not compared with its source, because nothing changes at run time; some files are for
+    # newer Pythons and do not compile
     /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
 
 COPY inference /app/inference
@@ -45,7 +45,7 @@ COPY weights /app/weights
 COPY LICENSE /app/LICENSE
 RUN chmod -R a+rX,go-w /app /opt/venv \
  && python3.11 -m compileall -q --invalidation-mode unchecked-hash /app \
- # a package too many removed above stops the build here
+ # stops the build here if a package was removed that is needed
  && PYTHONPATH=/app /opt/venv/bin/python -m inference --help > /dev/null \
  && PYTHONPATH=/app /opt/venv/bin/python -c "import inference.networks.backends as b, inference.networks.weights as w, pathlib; \
 b.Backend('openvino', 'cpu', 1).network(w.load_weights(pathlib.Path('/app/weights/kidney.safetensors'), 'kidney'))"
@@ -69,7 +69,7 @@ RUN set -eu; \
     rm -rf torch/test; \
     rm -f torch/lib/libtorchbind_test.so torch/lib/libjitbackend_test.so torch/lib/libaoti_custom_ops.so \
       torch/lib/libbackend_with_compiler.so; \
-    # protoc and more test programs; torch_shm_manager stays, `import torch` looks for it
+    # protoc and test programs; torch_shm_manager stays, because `import torch` looks for it
     find torch/bin -mindepth 1 ! -name torch_shm_manager -delete; \
     # for compiling C++ against torch: headers, CMake files, static libraries, type stubs
     rm -rf torch/include torch/share; \
@@ -81,7 +81,7 @@ RUN set -eu; \
       sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools; \
     rm -rf _distutils_hack distutils-precedence.pth /opt/venv/include; \
     /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
-# a package too many removed above stops the build here
+# stops the build here if a package was removed that is needed
 RUN PYTHONPATH=/app /opt/venv/bin/python -c "import torch, inference.networks.backends as b, inference.networks.weights as w, pathlib; \
 b.Backend('torch', 'cpu', 1).network(w.load_weights(pathlib.Path('/app/weights/kidney.safetensors'), 'kidney'))"
 
@@ -103,8 +103,8 @@ RUN mkdir /opt/extra \
 
 FROM python:3.11-slim-bookworm AS runtime
 
-# No installer, no setuid program, no folder but /tmp that all may write. Mount points exist for engines that cannot
-# make them in a read-only image.
+# No installer, no setuid program, no folder but /tmp that everybody may write. Mount points are made here for
+# engines that cannot make them in a read-only image.
 RUN python3.11 -c "import glob, importlib.util as u, os, shutil; \
 [shutil.rmtree(p) for n in ('pip', 'setuptools', 'wheel', 'pkg_resources', 'ensurepip') if (s := u.find_spec(n)) \
  for d in s.submodule_search_locations for p in [d, *glob.glob(os.path.dirname(d) + '/' + n + '-*-info')]]" \
@@ -115,8 +115,8 @@ RUN python3.11 -c "import glob, importlib.util as u, os, shutil; \
 
 COPY --from=extra /opt/extra /opt/extra
 
-# Python: no writes into the image, no imports from the working folder, logs at once.
-# OpenBLAS would start a thread a core at import and is never used: 128 cores alone would reach --pids-limit.
+# Python writes nothing into the image, imports nothing from the working folder, and logs without delay.
+# OpenBLAS is never used but would start one thread per core: 128 cores alone would reach --pids-limit.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app:/opt/extra \
     PYTHONSAFEPATH=1 \
@@ -140,7 +140,7 @@ LABEL org.opencontainers.image.title="nested-vnet-kits19" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
 
 
-# Without PyTorch: CPUs alone.
+# Without PyTorch: CPUs only.
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/venv /opt/venv
 COPY --from=build-cpu /app /app
@@ -151,7 +151,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 
 
-# The same for Grand Challenge: a server with the invoke API of its algorithm template, known by the label.
+# For Grand Challenge: a server with the invoke API of its algorithm template, which the label announces.
 FROM image AS grand-challenge
 LABEL org.grand-challenge.api-method="invoke"
 ARG OUTPUT_SLUG=kidney-tumor-segmentation
@@ -160,5 +160,5 @@ EXPOSE 4743
 ENTRYPOINT ["python", "-m", "inference.serve"]
 
 
-# What is built where no target is named.
+# The target that is built by default.
 FROM image

@@ -344,7 +344,7 @@ def network(side: int, threads: Sequence[int], repeats: int, matmul: int) -> Non
                 times = []
                 for _ in range(repeats):
                     if layout == "memory anew":
-                        backend.scratch.take(None)
+                        backend.memory.acquire(None)
                     start = time.perf_counter()
                     run(roi)
                     times.append(time.perf_counter() - start)

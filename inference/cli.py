@@ -22,7 +22,7 @@ from .networks.weights import Weights, WeightsError, load_weights
 from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
 from .runner.report import CaseReport, write_report
 from .runner.run import LabelWriter, Options, run_cases, write_as_label_map
-from .runner.stop import IN_HAND, stoppable
+from .runner.stop import WRITE_LOCK, stoppable
 from .version import __version__
 
 _HERE = Path(__file__).resolve().parent
@@ -200,7 +200,7 @@ def _run_with_progress(
 def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
     """Whether the report could be written: if not, that is no reason to stop."""
     try:
-        with IN_HAND:
+        with WRITE_LOCK:
             write_report(path, reports, run)
     except OSError as error:
         log.error("%s: report not written (%s). Check its folder", path, error.strerror)

@@ -565,7 +565,7 @@ def test_a_stop_leaves_whole_files_and_no_partial_ones(
     assert command.returncode == 128 + number, "".join(seen) + stderr
     *_, case, stop = stderr.splitlines()  # the case in hand is finished and told of before the stop is
     assert case.startswith("INFO    [1/4] ct_0 written")
-    assert stop == "WARNING stopped: what is written is whole; go on with --skip-existing"
+    assert stop == "WARNING stopped by a signal: written files are whole. Continue with --skip-existing"
     assert stdout == ""
     assert "Traceback" not in stderr
     written = files_under(tmp_path / "out")

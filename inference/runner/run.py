@@ -31,7 +31,7 @@ from ..networks.backends import DeviceMemoryError
 from .cases import Case
 from .preview import write_preview
 from .report import CaseReport
-from .stop import IN_HAND
+from .stop import WRITE_LOCK
 
 log = logging.getLogger("inference")
 
@@ -172,12 +172,12 @@ def _write(
     options: Options,
     finish: Callable[[CaseReport], None],
 ) -> None:
-    with IN_HAND:
-        _write_in_hand(case, report, ct, segmentation, options)
+    with WRITE_LOCK:
+        _write_locked(case, report, ct, segmentation, options)
         finish(report)
 
 
-def _write_in_hand(
+def _write_locked(
     case: Case, report: CaseReport, ct: Ct | None, segmentation: Segmentation | None, options: Options
 ) -> None:
     try:
