@@ -46,10 +46,7 @@ setup(
         "nested_vnet.evaluation": "evaluation",
         "nested_vnet.weights": "weights",
     },
-    package_data={
-        "nested_vnet": ["py.typed"],
-        "nested_vnet.evaluation.harness": ["hardening.flags"],
-        "nested_vnet.weights": ["*"],
-    },
+    package_data={"": ["*"]},  # weights, flags, pages: whatever lies in a package's folder
+    exclude_package_data={"": ["*.pyc"]},
     cmdclass={"build_py": BuildPackage},
 )

@@ -70,8 +70,9 @@ def _run(folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
 def test_the_wheel_holds_every_module_the_weights_and_both_licences(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, package in (("inference", "nested_vnet"), ("evaluation", "nested_vnet/evaluation")):
-        for path in (ROOT / folder).rglob("*.py"):
-            assert f"{package}/{path.relative_to(ROOT / folder).as_posix()}" in names
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert f"{package}/{path.relative_to(ROOT / folder).as_posix()}" in names
     assert {"nested_vnet/py.typed", "nested_vnet/weights/SHA256SUMS"} <= names
     assert {f"nested_vnet/weights/{stage}.safetensors" for stage in ("kidney", "tumor")} <= names
     assert sum("/licenses/" in name for name in names) == 2
