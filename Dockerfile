@@ -129,14 +129,12 @@ WORKDIR /app
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "inference"]
 
-# run.sh build fills in the commit; VERSION is inference/version.py's (a test compares them)
+# inference/version.py's (a test compares them)
 ARG VERSION=0.1.0
-ARG REVISION=
 LABEL org.opencontainers.image.title="nested-vnet-kits19" \
       org.opencontainers.image.description="Kidney and kidney-tumor segmentation in CT: cascaded 3D V-Nets. Non-commercial research use only, no medical device." \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0 AND CC-BY-NC-SA-4.0" \
-      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
 
 
@@ -144,11 +142,18 @@ LABEL org.opencontainers.image.title="nested-vnet-kits19" \
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/venv /opt/venv
 COPY --from=build-cpu /app /app
+# Last, so that a new commit costs no copy; run.sh build fills it in, and reports name it.
+ARG REVISION=
+ENV SOURCE_COMMIT=${REVISION}
+LABEL org.opencontainers.image.revision="${REVISION}"
 
 
 FROM runtime AS image
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
+ARG REVISION=
+ENV SOURCE_COMMIT=${REVISION}
+LABEL org.opencontainers.image.revision="${REVISION}"
 
 
 # For Grand Challenge: a server with the invoke API of its algorithm template, which the label announces.
