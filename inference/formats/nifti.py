@@ -1,5 +1,6 @@
 """NIfTI files: read piece by piece, and label maps written under the CT's own header."""
 
+import io
 import math
 from itertools import product
 from pathlib import Path
@@ -43,6 +44,10 @@ class _Stream:
         if not 0 <= size <= MAX_READ_BYTES:
             raise ValueError(f"an extension or a slice of {size} bytes")
         return self._file.read(size)
+
+    def write(self, data: bytes) -> int:
+        """Not possible, but nibabel takes only streams whose class has it (from Python 3.12 on)."""
+        raise io.UnsupportedOperation("write")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
