@@ -184,7 +184,7 @@ case "$verb" in
   test)
     cd "$ROOT"
     set_up openvino torch dicom evaluate train dev
-    exec "$VENV/bin/python" -m pytest -n auto --dist loadgroup "$@"
+    exec "$VENV/bin/python" -m pytest -n auto --dist loadgroup --no-loadscope-reorder "$@"
     ;;
   evaluate)
     set_up evaluate

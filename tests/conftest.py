@@ -56,15 +56,25 @@ def image() -> Iterator[str]:
 
 WITH_ENGINE = {"image", "lean_image"}
 """Fixtures that build images: tests that use them run one after another, in one process."""
+SLOWEST_FIRST = ("container", "test_training.py", "test_backends.py", "test_kills.py", "test_whole_body.py")
+"""Groups that would keep one core busy at the end while the other has nothing left to do."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several processes (`-n`), a file's tests stay together, and so do all that need the engine."""
+    """With several processes (`-n`), a file's tests stay together, and so do all that need the engine.
+
+    A test that shares nothing with its file can have a group of its own: `@pytest.mark.xdist_group("name")`.
+    """
     if not config.pluginmanager.hasplugin("xdist"):
         return
+    places = {}
     for item in items:
         with_engine = WITH_ENGINE.intersection(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("container" if with_engine else item.path.name))
+        group = "container" if with_engine else item.path.name
+        places[item] = SLOWEST_FIRST.index(group) if group in SLOWEST_FIRST else len(SLOWEST_FIRST)
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=places.__getitem__)
 
 
 @pytest.hookimpl(wrapper=True)

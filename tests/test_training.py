@@ -554,6 +554,7 @@ def test_coarse_voxels_are_means_of_fine_ones_interpolated_back() -> None:
     assert torch.equal(ends[5:], fine[5:])
 
 
+@pytest.mark.xdist_group("tiny chain")
 def test_the_tiny_chain_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.reproduce.AVERAGED", ("tiny-kidney",))
     results = {
