@@ -290,13 +290,18 @@ def _check_writable(*folders: Path) -> None:
         except OSError as error:
             raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another folder") from error
         if not os.access(folder, os.W_OK | os.X_OK):
-            owner, user = folder.stat().st_uid, os.getuid()
-            raise UsageError(
-                f"{folder}: belongs to user {owner} and is not writable for user {user}. Run as its owner "
-                f"(docker run --user {owner}), or give the folder to user {user} (chown)"
-                if owner != user
-                else f"{folder}: not writable for user {user}. Change its rights"
-            )
+            raise UsageError(_not_writable(folder))
+
+
+def _not_writable(folder: Path) -> str:
+    owner, user = folder.stat().st_uid, os.getuid()
+    if owner == user:
+        return f"{folder}: not writable for user {user}. Change its rights"
+    as_owner = f"Run as its owner (docker run --user {owner}), or give" if owner else "Give"
+    return (
+        f"{folder}: belongs to user {owner} and is not writable for user {user}. "
+        f"{as_owner} the folder to user {user} (chown)"
+    )
 
 
 def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
