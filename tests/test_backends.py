@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from evaluation.metrics import dice
 from inference.formats.ct import read_ct
-from inference.method.cascade import Cascade
-from inference.method.segment import segment_ct
+from inference.method.segment import segment
 from inference.networks import backends
 from inference.networks.backends import (
     Backend,
@@ -26,6 +25,7 @@ from inference.networks.backends import (
     mean_of,
     usable_cores,
 )
+from inference.networks.cascade import Cascade
 from inference.networks.vnet import VNet
 from inference.networks.weights import load_weights
 from inference.runner.cases import Case, find_cases
@@ -128,7 +128,7 @@ def _shipped(backend: Backend) -> Cascade:
 @functools.cache
 def _label_map(case: Case, backend: Backend) -> NDArray[np.uint8]:
     ct = read_ct(case.source)
-    return segment_ct(ct.hu, ct.spacing_mm, _shipped(backend), paper=False).restored.labels
+    return segment(ct.hu, ct.spacing_mm, _shipped(backend)).labels
 
 
 @pytest.mark.parametrize("case", SAMPLES, ids=lambda case: case.name)

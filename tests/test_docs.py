@@ -70,5 +70,7 @@ def test_the_readme_names_every_verb_it_uses_as_run_sh_does() -> None:
     ).stdout
     known = set(re.findall(r"^\./run\.sh \[?(\w+)", usage, re.MULTILINE))
     for page in PAGES:
+        if page.name == "CHANGELOG.md":  # names verbs that are gone
+            continue
         used = set(re.findall(r"\./run\.sh (\w+)", page.read_text(encoding="utf-8")))
         assert used <= known | {"VERB"}, page.name

@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from evaluation.cli import main as evaluate
-from inference.cli import WEIGHTS_FOLDERS
 from inference.cli import main as segment
 from inference.geometry import RoiSpec
+from inference.networks.cascade import WEIGHTS_FOLDERS
 from inference.networks.vnet import VNet
 from inference.networks.weights import WeightsMetadata, load_weights, save_weights
 from tests.helpers import write_weights

@@ -10,9 +10,6 @@ from ..geometry import KIDNEY, TUMOR, Roi, Shape
 
 MAX_STRUCTURES = 3
 MIN_STRUCTURE_MM3 = 10_000.0
-MIN_TUMOR_SHARE = 0.25
-"""Of the largest tumor. Nine of KiTS19's 210 label maps show a second one, in three of them smaller than this
-(`benchmarks/tumor_pieces.py`); what the network calls in such small pieces is mostly none."""
 CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 
 Box = tuple[slice, slice, slice]
@@ -68,24 +65,26 @@ def keep_kidneys(mask: NDArray[np.bool_], voxel_mm3: float) -> Structures:
     )
 
 
-def keep_tumors(tumor: NDArray[np.float32], structures: Structures, threshold: float) -> NDArray[np.float32]:
+def keep_tumors(
+    tumor: NDArray[np.float32], structures: Structures, threshold: float, *, min_share: float
+) -> NDArray[np.float32]:
     """Probabilities without pieces outside the kidneys or small beside the largest one (not in the paper).
 
     Args:
         tumor: probabilities (z, y, x) on the ROI grid.
         structures: what `keep_kidneys` kept.
         threshold: a voxel belongs to the tumor above it; pieces are 26-connected.
+        min_share: of the largest piece's voxels, which a piece needs to be kept (`Method.min_tumor_share`).
 
     Returns:
-        The same, 0 in every piece that has no voxel in a structure, or fewer than `MIN_TUMOR_SHARE` of the
-        largest one's.
+        The same, 0 in every piece that overlaps no structure, or is too small.
     """
     is_tumor = tumor > threshold
     pieces, count = ndimage.label(is_tumor, CONNECTIVITY_26)
     is_kept = np.zeros(count + 1, dtype=bool)
     is_kept[pieces[is_tumor & (structures.ids > 0)]] = True
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
-    is_kept &= sizes >= MIN_TUMOR_SHARE * sizes[is_kept].max(initial=0)
+    is_kept &= sizes >= min_share * sizes[is_kept].max(initial=0)
     is_kept[0] = True  # what is no tumor
     return np.where(is_kept[pieces], tumor, np.float32(0))
 
@@ -101,7 +100,7 @@ def grow_by_tumor(
 ) -> tuple[NDArray[np.float32], Structures]:
     """Kidneys with the parts of their tumors that the kidney network left out (not in the paper).
 
-    What does not begin within a kidney is none of its tumors.
+    Only tumors that overlap a kidney belong to it.
 
     Args:
         kidney, tumor: probabilities (z, y, x) on the ROI grid.
