@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nibabel.arrayproxy import ArrayProxy
 
 from inference.formats import nifti_stream
-from inference.formats.nifti_stream import read_body
+from inference.formats.nifti_stream import in_disk_order, read_body
 from inference.formats.volume import convert_to_int16
 
 SHAPE = (5, 4, 7)
@@ -73,3 +73,19 @@ def test_nibabel_still_calls_its_scaling_so() -> None:
     image = nib.Nifti1Image(np.zeros(SHAPE, dtype=np.int16), np.eye(4))
     again = nib.Nifti1Image.from_bytes(image.to_bytes())
     assert (again.dataobj.slope, again.dataobj.inter, again.dataobj.offset) == (1.0, 0.0, 352)
+
+
+@given(
+    order=st.sampled_from(list(permutations(range(3)))),
+    flips=st.tuples(*[st.booleans()] * 3),
+    box=st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4)) for _ in range(3)]),
+)
+def test_disk_order_is_the_same_array(
+    order: tuple[int, ...], flips: tuple[bool, ...], box: tuple[tuple[int, int], ...]
+) -> None:
+    labels = np.zeros((9, 8, 7), dtype=np.uint8)
+    labels[tuple(slice(a, a + n) for a, n in box)] = 2  # empty where a side is 0
+    stored = labels.transpose(order)[tuple(slice(None, None, -1 if f else 1) for f in flips)]
+    turned = in_disk_order(stored)
+    assert turned.flags.f_contiguous
+    np.testing.assert_array_equal(turned, stored)

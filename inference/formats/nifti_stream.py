@@ -1,4 +1,4 @@
-"""A NIfTI body from a stream into canonical int16: a thread unpacks the next piece meanwhile.
+"""A NIfTI body from a stream into canonical int16, and labels back; a thread unpacks one piece ahead.
 
 Files that claim float64 (KiTS19's do) hold whole numbers nearly always: a piece is cast, and cast back to see
 that nothing was lost; only where something was, it is rounded and clipped. Pieces stay in a core's own cache,
@@ -130,3 +130,30 @@ def _turn(slab: NDArray[np.int16], stored: NDArray[np.int16]) -> None:
         return
     for j in range(stored.shape[1]):
         stored[:, j, :] = slab[:, j, :].T
+
+
+def in_disk_order(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same array (i, j, k), lying in memory as on disk; what is empty takes no memory.
+
+    A label map is empty but for the kidneys' box: only that is turned.
+    """
+    turned = np.zeros(stored.shape, dtype=stored.dtype, order="F")
+    box = _box(stored)
+    if box is not None:
+        source, target = stored[box], turned[box]
+        for k in range(0, source.shape[2], SLAB_SLICES):
+            for j in range(source.shape[1]):
+                target[:, j, k : k + SLAB_SLICES] = source[:, j, k : k + SLAB_SLICES]
+    return turned
+
+
+def _box(stored: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
+    """Where it is not zero; None where nowhere. The slowest axis comes first: the others look at less."""
+    box = [slice(None)] * 3
+    for axis in sorted(range(3), key=lambda axis: -abs(stored.strides[axis])):
+        others = tuple(other for other in range(3) if other != axis)
+        used = np.flatnonzero(stored[tuple(box)].max(axis=others))
+        if not used.size:
+            return None
+        box[axis] = slice(int(used[0]), int(used[-1]) + 1)
+    return box[0], box[1], box[2]
