@@ -41,8 +41,8 @@ class WeightsMetadata:
         margin_vox: how far around the kidneys a tumor network was taught, in voxels of its grid: so far
             tumors may grow out of them.
         mirror: a tumor network's probabilities are to be the mean over the CT and its mirror image.
-        bf16: whether its label maps were found to stay the same in bfloat16 (DSC ≥ 0.999 on every sample
-            case); if not, inference computes in float32 unless told otherwise.
+        bf16: whether bfloat16 was seen to keep its DSC on labelled CTs (`benchmarks/precision.py` writes this
+            and the figures); if not, inference computes in float32 unless told otherwise.
         version: of the weights, chosen by whoever trained them.
         provenance: what it was trained on and how, in short texts.
     """
