@@ -592,11 +592,11 @@ def test_a_failure_midway_leaves_no_partial_file(
         target.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
-    def fail_in_stream(image: Any, stream: Any) -> None:
+    def fail_in_stream(stream: Any, *rest: Any) -> None:
         stream.write(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(nifti.nib.Nifti1Image, "to_stream", fail_in_stream)
+    monkeypatch.setattr(nifti, "_write_stream", fail_in_stream)
     monkeypatch.setattr(itk.sitk, "WriteImage", fail_midway)
     native = NativeGrid(SHAPE, AFFINE)
     with pytest.raises(OSError, match="No space left"):

@@ -79,16 +79,24 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
     """Write labels under the CT's own header; `stored` has its axis order (i, j, k)."""
     header = nib.Nifti1Header() if native.nifti_header is None else native.nifti_header.copy()
     header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(in_disk_order(stored), native.affine, header)
+    image = kind(stored, native.affine, header)
+    image.update_header()
+    image.header.set_slope_inter(1, 0)  # an image forgets them
     with path.open("wb") as raw:
         if path.name.endswith(".gz"):  # no name and no time in it: the same labels are the same file
             with igzip.IGzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as file:
-                image.to_stream(file)
+                _write_stream(file, image.header, stored)
         else:
-            image.to_stream(raw)
+            _write_stream(raw, image.header, stored)
+
+
+def _write_stream(file: Any, header: Any, stored: NDArray[np.uint8]) -> None:
+    header.write_to(file)
+    file.write(bytes(header.get_data_offset() - file.tell()))
+    for slab in in_disk_order(stored):
+        file.write(slab)
 
 
 def _open(path: Path) -> BinaryIO:

@@ -43,12 +43,9 @@ def read_body(
         EOFError: the stream ends before the last voxel.
     """
     n_slice = stored.shape[0] * stored.shape[1]
-    thickness = max(1, min(SLAB_SLICES, SLAB_BYTES // (2 * n_slice)))
-    slab = np.empty(min(thickness, stored.shape[2]) * n_slice, dtype=np.int16)
+    slabs = _slabs(stored)
+    slab = np.empty(slabs[0][1] * n_slice, dtype=np.int16)
     n_piece = max(1, PIECE_BYTES // dtype.itemsize)
-    slabs = [
-        (first, min(first + thickness, stored.shape[2])) for first in range(0, stored.shape[2], thickness)
-    ]
     counts = [
         min(n_piece, (last - first) * n_slice - start)
         for first, last in slabs
@@ -132,19 +129,29 @@ def _turn(slab: NDArray[np.int16], stored: NDArray[np.int16]) -> None:
         stored[:, j, :] = slab[:, j, :].T
 
 
-def in_disk_order(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The same array (i, j, k), lying in memory as on disk; what is empty takes no memory.
+def in_disk_order(stored: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """An array (i, j, k) as it lies on disk, slab by slab (k, j, i); one is valid until the next is asked.
 
     A label map is empty but for the kidneys' box: only that is turned.
     """
-    turned = np.zeros(stored.shape, dtype=stored.dtype, order="F")
     box = _box(stored)
-    if box is not None:
-        source, target = stored[box], turned[box]
-        for k in range(0, source.shape[2], SLAB_SLICES):
-            for j in range(source.shape[1]):
-                target[:, j, k : k + SLAB_SLICES] = source[:, j, k : k + SLAB_SLICES]
-    return turned
+    slabs = _slabs(stored)
+    slab = np.empty((slabs[0][1], *stored.shape[1::-1]), dtype=stored.dtype)
+    for first, last in slabs:
+        part = slab[: last - first]
+        part[:] = 0
+        if box is not None:
+            i, j, k = box
+            low, high = max(first, k.start), min(last, k.stop)
+            for row in range(j.start, j.stop if low < high else j.start):
+                part[low - first : high - first, row, i] = stored[i, row, low:high].T
+        yield part
+
+
+def _slabs(stored: NDArray) -> list[tuple[int, int]]:
+    """First and last slice (k) of each, the last one not in it."""
+    thickness = max(1, min(SLAB_SLICES, SLAB_BYTES // (2 * stored.shape[0] * stored.shape[1])))
+    return [(k, min(k + thickness, stored.shape[2])) for k in range(0, stored.shape[2], thickness)]
 
 
 def _box(stored: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
