@@ -4,12 +4,17 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from .itk import ct_of_image, itk_name
 from .volume import MAX_SHEAR_COSINE, CaseError, Ct
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    from . import simpleitk as sitk
 
 MAX_UNEVEN_STEP = 0.1
 """Distances between slices that differ by more than this part of a slice are worth a warning."""

@@ -1,13 +1,14 @@
 """MetaImage and NRRD files, by SimpleITK."""
 
+from __future__ import annotations
+
 import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from .volume import (
@@ -23,6 +24,11 @@ from .volume import (
     voxel_warnings,
 )
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    from . import simpleitk as sitk
+
 SUFFIXES = (".mha", ".mhd", ".nrrd")
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 """ITK's world axes to nibabel's; its own inverse."""
@@ -32,8 +38,6 @@ MAX_HEADER_BYTES = 1 << 20
 PIECE_BYTES = 1 << 20
 ZLIB_OR_GZIP = 47
 """zlib's window bits with which it takes either header."""
-
-sitk.ProcessObject.SetGlobalWarningDisplay(False)  # lines of C++ among those of our log
 
 
 @dataclass(frozen=True)

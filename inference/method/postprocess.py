@@ -1,5 +1,6 @@
 """From probabilities on the ROI grid to a label map on the CT's grid (paper, section 2.3)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ from ..geometry import KIDNEY, TUMOR, Roi, Shape
 MAX_STRUCTURES = 3
 MIN_STRUCTURE_MM3 = 10_000.0
 CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+
+ROUNDING = 1e-5
+"""Relative; sums of eight float32 are far more exact."""
 
 Box = tuple[slice, slice, slice]
 
@@ -174,15 +178,33 @@ def restore(
             is_kidney = _sample(own, roi, target, order=1) > kidney_threshold
             # the tumor network was taught nothing outside the kidneys: at their surface its probability
             # is averaged over the inner voxels alone, Σ(weight · inside · p) / Σ(weight · inside)
+            is_tumor = np.zeros(is_kidney.shape, dtype=np.bool_)
             tumor_inside = np.where(inside, tumor, np.float32(0))
-            weight = _sample(inside.astype(np.float32), roi, target, order=1)
-            is_tumor = _sample(tumor_inside, roi, target, order=1) > tumor_threshold * weight
+            for part in _boxes_above(tumor_inside, tumor_threshold, roi, target):
+                weight = _sample(inside.astype(np.float32), roi, part, order=1)
+                mass = _sample(tumor_inside, roi, part, order=1) > tumor_threshold * weight
+                is_tumor[_seen_from(target, part)] = mass
         labels = restored[target]
         labels[is_kidney] = KIDNEY
         labels[is_kidney & is_tumor] = TUMOR
         n_tumor = int(np.count_nonzero(is_kidney & is_tumor))
         voxels.append((int(np.count_nonzero(is_kidney)) - n_tumor, n_tumor))
     return Restored(restored, tuple(voxels))
+
+
+def _boxes_above(values: NDArray[np.float32], threshold: float, roi: Roi, target: Box) -> Iterator[Box]:
+    """The part of `target` in which a mean of neighbouring values may be above a threshold; none, or one."""
+    is_near = values > threshold * (1 - ROUNDING)
+    for box in ndimage.find_objects(is_near.view(np.uint8)):
+        ct_shape = (target[0].stop, target[1].stop, target[2].stop)
+        reach = _ct_box(box, roi, ct_shape)
+        z, y, x = (slice(max(a.start, b.start), b.stop) for a, b in zip(target, reach, strict=True))
+        yield z, y, x
+
+
+def _seen_from(outer: Box, inner: Box) -> Box:
+    z, y, x = (slice(b.start - a.start, b.stop - a.start) for a, b in zip(outer, inner, strict=True))
+    return z, y, x
 
 
 def _ct_box(box: Box, roi: Roi, ct_shape: Shape) -> Box:

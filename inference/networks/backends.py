@@ -65,7 +65,7 @@ class Backend:
         device: "cpu", "cuda" or "cuda:N".
         threads: CPU threads of a network.
         precision: "float32", "bfloat16", or "auto": bfloat16 where the processor has it (elsewhere it is
-            emulated, and slower) and the weights are known to give the same label maps in it.
+            emulated, and slower) and the weights are known to score the same in it.
         memory: working memory of its networks.
     """
 

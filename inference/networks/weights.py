@@ -41,8 +41,8 @@ class WeightsMetadata:
         margin_vox: distance (grid voxels) beyond the kidney mask that the tumor loss covered; predicted
             tumors may extend that far.
         mirror: whether a tumor network's probabilities are averaged over the CT and its mirror image.
-        bf16: whether its label maps stay the same in bfloat16 (DSC ≥ 0.999 on every sample case). If not,
-            inference computes in float32 unless `--precision` says otherwise.
+        bf16: whether bfloat16 keeps the DSC on labelled CTs (`benchmarks/precision.py` measures it and writes
+            this). If not, inference computes in float32 unless `--precision` says otherwise.
         version: of the weights, chosen by whoever trained them.
         provenance: what it was trained on and how, in short texts.
     """
