@@ -17,9 +17,10 @@ import numpy as np
 from evaluation.metrics import dice
 from inference.formats.ct import read_ct
 from inference.geometry import RoiSpec, resample
-from inference.method.cascade import Cascade, locate_kidneys, segment_kidneys
+from inference.method.cascade import locate_kidneys, segment_kidneys
+from inference.method.method import DEFAULT, PAPER, Method
 from inference.method.postprocess import keep_tumors, restore
-from inference.method.roi import place_roi
+from inference.networks.cascade import Cascade
 from inference.networks.vnet import DOWNSAMPLING
 from inference.networks.weights import WeightsMetadata
 
@@ -32,27 +33,26 @@ def perfect_cascade(spacing_mm: float = 2.0) -> Cascade:
     return Cascade(lambda roi: roi, lambda roi: roi, kidney, tumor)
 
 
-def score(path: Path, cascade: Cascade, *, paper: bool, hard: bool) -> tuple[float, float, bool]:
+def score(path: Path, cascade: Cascade, method: Method, *, hard: bool) -> tuple[float, float, bool]:
     """Kidney and tumor Dice of a perfect network on one label map, and whether it is longer than the ROI."""
     spec, metadata = cascade.kidney_metadata.roi, cascade.kidney_metadata
     reference = read_ct(path)
     labels, spacing_mm = reference.hu, reference.spacing_mm
-    organ, mass = (labels > 0).astype(np.int16), (labels == 2).astype(np.int16)
-    centred = place_roi(labels.shape, spacing_mm, spec)
-    roi = centred if paper else locate_kidneys(organ, spacing_mm, cascade)
-    kidney, tumor = (np.nan_to_num(resample(mask, roi)) for mask in (organ, mass))
+    in_kidney, in_tumor = (labels > 0).astype(np.int16), (labels == 2).astype(np.int16)
+    roi = locate_kidneys(in_kidney, spacing_mm, cascade, method)
+    kidney, tumor = (np.nan_to_num(resample(mask, roi)) for mask in (in_kidney, in_tumor))
     if hard:
         kidney, tumor = ((p > 0.5).astype(np.float32) for p in (kidney, tumor))
     structures, threshold = segment_kidneys(kidney, metadata), cascade.tumor_metadata.threshold
     restored = restore(
         kidney,
-        tumor if paper else keep_tumors(tumor, structures, threshold),
+        keep_tumors(tumor, structures, threshold, min_share=method.min_tumor_share),
         structures,
         roi,
         labels.shape,
         kidney_threshold=metadata.threshold,
         tumor_threshold=threshold,
-        nearest=paper,
+        nearest=not method.interpolate,
     ).labels
     is_long = labels.shape[0] * spacing_mm[0] > spec.extent_mm[0]
     return dice(restored > 0, labels > 0), dice(restored == 2, labels == 2), is_long
@@ -70,9 +70,9 @@ def main(labels: Path, every: int, spacing_mm: float) -> None:
     cascade = perfect_cascade(spacing_mm)
     click.echo(f"{len(paths)} label maps, ROI {cascade.kidney_metadata.roi.shape_vox} at {spacing_mm} mm")
     click.echo(f"{'way':<28}{'kidney mean':>12}{'worst':>8}{'tumor mean':>12}{'worst':>8}{'long scans':>24}")
-    for paper, name in ((False, "default (interpolated)"), (True, "--paper (nearest)")):
+    for method, name in ((DEFAULT, "default (interpolated)"), (PAPER, "--paper (nearest)")):
         for hard in (False, True):
-            scores = np.array([score(path, cascade, paper=paper, hard=hard) for path in paths])
+            scores = np.array([score(path, cascade, method, hard=hard) for path in paths])
             (kidney, tumor), long = scores[:, :2].T, scores[:, 2] > 0
             means = f"{kidney.mean():>12.4f}{kidney.min():>8.3f}{tumor.mean():>12.4f}{tumor.min():>8.3f}"
             of_long = (

@@ -170,7 +170,7 @@ def samples(run: Run, reference: Path | None) -> None:
     if reference is None:  # beside the GPU, whose times are not taken here
         options = ("--device", "cpu", "--backend", "torch", "--precision", "float32")
         cpu = start(run, folder, "cpu", *options, threads=max(1, (os.cpu_count() or 2) // 2))
-    make_case(run)
+    make_case(case_path(run), case_shape(run))
     rows: Rows = []
     for precision in ("float32", "bfloat16"):
         began = time.monotonic()
@@ -221,18 +221,21 @@ def case_path(run: Run) -> Path:
     return run.out / "work" / "case" / "case_00000" / "imaging.nii.gz"
 
 
-def make_case(run: Run) -> None:
-    """Enlarge a sample case to 512×512×219 float64 with noise, as KiTS19's CTs are stored."""
+def case_shape(run: Run) -> tuple[int, int, int]:
+    """Of the enlarged sample, as it is stored."""
+    return (40, 96, 96) if run.tiny else (219, 512, 512)
+
+
+def make_case(path: Path, shape: tuple[int, int, int]) -> None:
+    """Enlarge a sample case to (slices, 512, 512) float64 with noise, as KiTS19's CTs are stored."""
     import nibabel as nib
     from isal import igzip
     from scipy import ndimage
 
-    path = case_path(run)
     if path.exists():
         return
     image: Any = nib.load(SAMPLE)
     hu = np.asarray(image.dataobj, dtype=np.float32)
-    shape = (40, 96, 96) if run.tiny else (219, 512, 512)
     affine = image.affine @ np.diag([*(n / m for n, m in zip(hu.shape, shape, strict=True)), 1.0])
     header = nib.Nifti1Header()
     header.set_data_dtype(np.float64)
@@ -255,7 +258,7 @@ def make_case(run: Run) -> None:
 
 def whole_cases(run: Run) -> None:
     """(b) 512×512×219 end to end by stage, in a process of its own and again; then a batch of eight."""
-    make_case(run)
+    make_case(case_path(run), case_shape(run))
     folder = case_path(run).parent.parent
     batch = run.out / "work" / "batch-in"
     for i in range(BATCH if not run.tiny else 3):

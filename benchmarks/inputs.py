@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from inference.formats.staging import staged
 from inference.geometry import RoiSpec
 from inference.networks.vnet import VNet
 from inference.networks.weights import WeightsMetadata, save_weights
@@ -45,10 +46,8 @@ def make_ct(path: Path, *, n_slices: int, seed: int = 3, pixels: int = PIXELS) -
     affine = np.array([[0, 0, -pixel_mm, 0], [0, -pixel_mm, 0, 0], [-SLICE_MM, 0, 0, 0], [0, 0, 0, 1.0]])
     image = nib.Nifti1Image(voxels, affine)
     image.set_data_dtype(np.float64)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    nib.save(image, partial)
-    partial.replace(path)
+    with staged(path) as partial:
+        nib.save(image, partial)
     return path
 
 

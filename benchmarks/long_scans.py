@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from evaluation.metrics import dice
 from inference.geometry import Roi, RoiSpec, Shape, Vector
-from inference.method.cascade import Cascade, locate_kidneys, segment_kidneys
+from inference.method.cascade import locate_kidneys, segment_kidneys
 from inference.method.postprocess import restore
 from inference.method.roi import extract_roi, place_roi
 from inference.networks.backends import Backend, usable_cores
+from inference.networks.cascade import Cascade
 from inference.networks.vnet import DOWNSAMPLING
 from inference.networks.weights import load_weights
 from training.cache import LabelMap, cached_names, load_label_maps

@@ -19,6 +19,9 @@ import click
 import numpy as np
 from matplotlib import pyplot as plt
 
+from benchmarks.precision import main as precision_table
+from evaluation.harness.engine import FLAGS
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WORK = Path(os.environ.get("BENCHMARK_WORK", ROOT / "cache" / "benchmarks"))
@@ -26,10 +29,7 @@ STAGES = ("start-up", "read", "locate", "roi", "kidney", "components", "tumor", 
 NETWORK_STAGES = ("locate", "kidney", "tumor")
 """Where a scan is longer than the ROI, locating is passes of the kidney network."""
 PEERS = ROOT / ".venv-benchmarks" / "bin" / "python"
-LIMITS = (
-    *("--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
-    *("--security-opt", "no-new-privileges", "--pids-limit", "128", "--memory", "4g", "--cpus", "2"),
-)
+LIMITS = ("--rm", *FLAGS, "--memory", "4g", "--cpus", "2")
 Rows = list[dict[str, Any]]
 
 
@@ -145,6 +145,15 @@ def _weights(side_vox: int) -> str:
     return str(make_weights(WORK / f"weights-{side_vox}", side_vox=side_vox, spacing_mm=336 / side_vox))
 
 
+def _roi_side(shipped: bool, side: int) -> int:
+    """Voxels along each side of the kidney network's grid."""
+    from inference.networks.weights import load_weights
+
+    if not shipped:
+        return side
+    return load_weights(ROOT / "weights" / "kidney.safetensors", "kidney").metadata.roi.shape_vox[0]
+
+
 def _ct(n_slices: int, pixels: int = 512, seed: int = 3) -> Path:
     from benchmarks.inputs import make_ct
 
@@ -180,6 +189,7 @@ def case(
     sample = ROOT / "test_data" / "input" / "case_90000"
     row = stages_of_case(sample, repeats, *options, image=image)
     rows: Rows = [{"case": "bundled, shipped weights", **row}]
+    lowest: Rows = []
     if not image:
         network = stages_of_case(sample, 1, *options, *weights)["peak MiB"]
     for n in slices:
@@ -190,12 +200,61 @@ def case(
         if not image:  # what is left of the peak when the networks of a small case are taken away
             row |= {"network MiB": network, "over int16": (row["peak MiB"] - network) / voxels_mib}
         rows.append({"case": f"{pixels}×{pixels}×{n}", **row})
+        if not image:
+            grid = _roi_side(shipped, side)
+            found = floors(_ct(n, pixels), WORK / "out" / "prediction_00000.nii.gz", grid)
+            lowest += [
+                {"case": rows[-1]["case"], "stage": stage, "seconds": row[stage], "floor": floor}
+                | {"times floor": row[stage] / floor}
+                for stage, floor in found.items()
+            ]
     printed = [{k: v for k, v in row.items() if k != "peak MiB by stage"} for row in rows]
     networks = image or ("shipped weights" if shipped else f"networks of {side}³")
     note = f"seconds, medians of {repeats}; {networks}, --precision {precision}"
     publish("case", printed, bars(lambda row: row["case"], *STAGES), note)
+    if lowest:
+        note = (
+            "floors: imports alone; (de)compression alone; operations at the rate of a float32 matrix product"
+        )
+        publish("floors", lowest, bars(lambda row: f"{row['case']} {row['stage']}", "times floor"), note)
     memory = [{"case": row["case"], **row["peak MiB by stage"]} for row in rows]
     publish("memory", memory, _draw_memory, "peak RSS in MiB up to the end of each stage")
+
+
+def floors(ct: Path, labels: Path, side: int) -> dict[str, float]:
+    """Seconds below which a stage cannot be: what it reads or writes at the (de)compressor's own speed, the
+    kidney network's operations at the rate of a matrix product, and the imports alone.
+    """
+    from isal import igzip
+
+    def once(call: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    def unpack(path: Path) -> bytes:
+        with igzip.open(path) as file:
+            buffer = bytearray(1 << 20)
+            while file.readinto(buffer):
+                pass
+        return bytes(buffer)
+
+    imports = [sys.executable, "-c", "import click, nibabel, numpy, safetensors, scipy.ndimage, tqdm, isal"]
+    with igzip.open(labels) as file:
+        voxels = file.read()
+    rate = matmul_flops(_float32(), size=4096)
+    return {
+        "start-up": min(once(lambda: subprocess.run(imports, check=True)) for _ in range(3)),
+        "read": min(once(lambda: unpack(ct)) for _ in range(3)),
+        "kidney": count_flop(side) / rate,
+        "write": min(once(lambda: igzip.compress(voxels, 1)) for _ in range(3)),
+    }
+
+
+def _float32() -> Any:
+    import torch
+
+    return torch.float32
 
 
 def _draw_memory(axes: Any, rows: Rows) -> None:
@@ -345,7 +404,7 @@ def network(side: int, threads: Sequence[int], repeats: int, matmul: int) -> Non
                 times = []
                 for _ in range(repeats):
                     if layout == "memory anew":
-                        backend.scratch.take(None)
+                        backend.memory.acquire(None)
                     start = time.perf_counter()
                     run(roi)
                     times.append(time.perf_counter() - start)
@@ -409,7 +468,10 @@ def peers(slices: int, pixels: int, side: int, precision: str, one_tile: bool, n
     rows: Rows = [{"what": "whole case", "who": "ours", "seconds": wall, "peak MiB": peak, "times ours": 1.0}]
     if not no_nnunet:
         if not PEERS.exists():
-            raise click.ClickException("no .venv-benchmarks: call ./run.sh benchmark peers")
+            raise click.ClickException(
+                "no .venv-benchmarks. Make it: python3 -m venv .venv-benchmarks && "
+                ".venv-benchmarks/bin/pip install -r benchmarks/requirements.txt"
+            )
         command = [
             str(PEERS),
             str(ROOT / "benchmarks" / "nnunet_peer.py"),
@@ -443,6 +505,8 @@ def peers(slices: int, pixels: int, side: int, precision: str, one_tile: bool, n
     note = f"{pixels}×{pixels}×{slices} float64, --precision {precision}, {os.cpu_count()} cores"
     publish("peers", rows, bars(lambda row: f"{row['what']}: {row['who']}", "seconds", scale="log"), note)
 
+
+main.add_command(precision_table, "precision")
 
 if __name__ == "__main__":
     main()

@@ -7,8 +7,8 @@ whole ROI, then on the kidneys' box with margins of several voxels.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import click
 import numpy as np
@@ -16,11 +16,11 @@ import numpy as np
 from evaluation.metrics import dice
 from inference.formats.ct import read_ct
 from inference.geometry import TUMOR
-from inference.method.cascade import Cascade, locate_kidneys, segment_kidneys, segment_tumor
+from inference.method.cascade import locate_kidneys, segment_kidneys, segment_tumor
+from inference.method.method import DEFAULT
 from inference.method.postprocess import restore
 from inference.method.roi import extract_roi
-from inference.networks.backends import choose_backend
-from inference.networks.weights import load_weights
+from inference.networks.cascade import load_cascade
 from inference.runner.cases import find_cases
 
 MARGINS_VOX = (0, 8, 16, 24, 32)
@@ -31,9 +31,8 @@ MARGINS_VOX = (0, 8, 16, 24, 32)
 @click.option("--weights", type=click.Path(path_type=Path), default=Path("weights"), show_default=True)
 def main(folder: Path, weights: Path) -> None:
     """Print the table."""
-    backend = choose_backend(device="cpu")
-    kidney, tumor = (load_weights(weights / f"{stage}.safetensors", stage) for stage in ("kidney", "tumor"))
-    cascade = Cascade(backend.network(kidney), backend.network(tumor), kidney.metadata, tumor.metadata)
+    cascade = load_cascade(weights, device="cpu")
+    kidney, tumor = cascade.kidney_metadata, cascade.tumor_metadata
     scores: dict[int, list[float]] = {margin: [] for margin in MARGINS_VOX}
     shares: dict[int, list[float]] = {margin: [] for margin in MARGINS_VOX}
     for case in find_cases(folder):
@@ -41,17 +40,16 @@ def main(folder: Path, weights: Path) -> None:
         roi = locate_kidneys(ct.hu, ct.spacing_mm, cascade)
         image = extract_roi(ct.hu, roi)
         probability = cascade.kidney(image)
-        structures = segment_kidneys(probability, kidney.metadata)
+        structures = segment_kidneys(probability, kidney)
         seconds, maps = {}, {}
         for margin in (None, *MARGINS_VOX):
-            with mock.patch("inference.method.cascade.TUMOR_MARGIN_VOX", margin or 0):
-                for _ in range(2):  # the first pass of a shape prepares for it
-                    start = time.perf_counter()
-                    found = segment_tumor(image, structures, cascade.tumor, whole_roi=margin is None)
-                    seconds[margin] = time.perf_counter() - start
+            for _ in range(2):  # the first pass of a shape prepares for it
+                start = time.perf_counter()
+                found = segment_tumor(image, structures, cascade, replace(DEFAULT, tumor_margin_vox=margin))
+                seconds[margin] = time.perf_counter() - start
             thresholds = {
-                "kidney_threshold": kidney.metadata.threshold,
-                "tumor_threshold": tumor.metadata.threshold,
+                "kidney_threshold": kidney.threshold,
+                "tumor_threshold": tumor.threshold,
             }
             restored = restore(probability, found, structures, roi, ct.hu.shape, **thresholds)
             maps[margin] = restored.labels == TUMOR

@@ -1,4 +1,4 @@
-"""How many tumors a patient has, and how large the second one is: what `MIN_TUMOR_SHARE` rests on.
+"""How many tumors a patient has, and how large the second one is: what `Method.min_tumor_share` rests on.
 
     python -m benchmarks.tumor_pieces CACHE
 

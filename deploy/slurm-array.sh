@@ -9,7 +9,7 @@
 #
 #   sbatch [--array=0-31] deploy/slurm-array.sh IN OUT [options of the command]
 #
-# The same line again goes on after a stop: what is written already is passed over.
+# After a stop, submit the same line again: cases that are written already are skipped.
 # IMAGE=FILE.sif runs it in a container (apptainer build FILE.sif docker-daemon:nested-vnet-kits19:latest).
 set -euo pipefail
 [ $# -ge 2 ] || {

@@ -11,10 +11,10 @@ from evaluation.evaluate import evaluate
 from evaluation.metrics import Metric
 from evaluation.scoreboard import check_report_path, show, write_reports
 from evaluation.submission import check_submission, write_zip
+from inference.exit_codes import EXIT_SOME_FAILED, EXIT_USAGE
 from inference.geometry import RoiSpec
 
 log = logging.getLogger("evaluation")
-EXIT_SOME_FAILED, EXIT_USAGE = 1, 2
 
 
 def _path() -> click.Path:

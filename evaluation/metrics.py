@@ -56,7 +56,7 @@ def surface_dice(
         spacing_mm: of the arrays' axes.
         tolerance_mm: largest distance that counts as none.
     """
-    # only here: Dice alone asks for no more than requirements.txt has
+    # only here: Dice alone does without the extra 'evaluate'
     from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
     if not predicted.any() or not truth.any():

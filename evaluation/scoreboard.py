@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.evaluate import OVERALL, CaseScore, Evaluation, Row, Scores
+from inference.formats.staging import staged
 
 REPORT_SUFFIX = ".json"
 GRID_TITLES = {
@@ -195,12 +196,8 @@ def _without_nan(value: object) -> object:
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> Path:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with staged(path) as partial:
         write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -18,6 +18,7 @@ from evaluation.evaluate import (
 )
 from evaluation.metrics import HIGHEST_LABEL, TUMOR, Metric
 from inference.formats.ct import CaseError, read_native_grid
+from inference.formats.staging import staged
 from inference.runner.cases import KITS19_IMAGE
 
 KITS19_NAME = re.compile(r"prediction_\d{5}\.nii\.gz")
@@ -109,13 +110,7 @@ def write_zip(predictions: Path, out: Path) -> int:
         OSError: the zip cannot be written.
     """
     paths = sorted(find_label_maps(predictions).values(), key=lambda path: path.name)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # they are compressed already
-            for path in paths:
-                archive.write(path, path.name)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with staged(out) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for path in paths:  # they are compressed already
+            archive.write(path, path.name)
     return len(paths)

@@ -4,7 +4,8 @@ import os
 import signal
 
 for _number in (signal.SIGTERM, signal.SIGINT):
-    # while PyTorch is imported there is nothing to finish; as a container's first process it must say so
+    # during imports there is nothing to finish: exit at once. A container's first process ignores
+    # signals that it does not handle
     signal.signal(_number, lambda number, frame: os._exit(128 + number))
 
 from .cli import main  # noqa: E402

@@ -1,31 +1,30 @@
 """The command: arguments to calls, and exit codes. No numerics."""
 
-import functools
 import logging
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path, PurePath
 
 import click
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .exit_codes import EXIT_SOME_FAILED, EXIT_USAGE
 from .formats.staging import sweep
-from .method.cascade import Cascade
-from .networks.backends import BACKENDS, PRECISIONS, Backend, DeviceMemoryError, choose_backend, mean_of
-from .networks.weights import Weights, WeightsError, load_weights
+from .method.method import DEFAULT, PAPER
+from .networks.backends import BACKENDS, PRECISIONS, Backend, DeviceMemoryError, choose_backend
+from .networks.cascade import Cascade, CascadeWeights, find_weights, load_cascade_weights
+from .networks.weights import WeightsError
 from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
-from .runner.report import CaseReport, write_report
+from .runner.report import CaseReport, describe_networks, write_report
 from .runner.run import LabelWriter, Options, run_cases, write_as_label_map
-from .runner.stop import IN_HAND, stoppable
-
-WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
-"""Where weights are looked for: what an organiser mounts, then what came with the code."""
-EXIT_ALL_WRITTEN, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
+from .runner.stop import WRITE_LOCK, stoppable
+from .version import __version__
 
 log = logging.getLogger("inference")
 
@@ -95,6 +94,7 @@ def _folder(*, exists: bool = False) -> click.Path:
               help="CPU threads of the networks.  [default: all cores]")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell more, and show tracebacks of bugs.")
+@click.version_option(__version__, message="nested-vnet %(version)s")
 @stoppable()
 def main(
     input_path: Path,
@@ -140,11 +140,13 @@ def main(
             chosen = choose_backend(backend, device=device, threads=threads, precision=precision)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        cascade, fallback, run = _load(weights_path, ensemble, chosen)
+        weights = load_cascade_weights([find_weights(weights_path), *ensemble])
+        cascade, chosen, fallback = _start_networks(weights, chosen)
         write_labels = _label_writer(output_format, cascade)
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
+    run = describe_networks(weights, chosen)
     log.info(
         "%d of %d cases, device %s (%s), weights %s",
         len(cases), total, run["device"], run["backend"], run["weights"]["folder"],
@@ -154,14 +156,18 @@ def main(
         sweep(report_path.parent)
     options = Options(
         output=output_path,
-        paper=paper,
+        method=PAPER if paper else DEFAULT,
         skip_existing=skip_existing,
         background_on_error=on_error == "background",
         previews=previews,
         probabilities=save_probabilities,
         write_labels=write_labels,
     )
-    run["options"] = {"paper": paper, "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
+    run["options"] = {
+        "method": asdict(options.method),
+        "on_error": on_error,
+        "shard": f"{shard[0]}/{shard[1]}",
+    }
     reports = _run_with_progress(cases, cascade, fallback, options, report_path, run)
     failed = sum(report.status in ("failed", "background") for report in reports)
     is_reported = report_path is None or _is_reported(report_path, reports, run)
@@ -197,7 +203,7 @@ def _run_with_progress(
 def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
     """Whether the report could be written: if not, that is no reason to stop."""
     try:
-        with IN_HAND:
+        with WRITE_LOCK:
             write_report(path, reports, run)
     except OSError as error:
         log.error("%s: report not written (%s). Check its folder", path, error.strerror)
@@ -205,52 +211,17 @@ def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
     return True
 
 
-def _load(
-    weights_path: Path | None, ensemble: tuple[Path, ...], backend: Backend
-) -> tuple[Cascade, Callable[[], Cascade] | None, dict]:
-    """The networks, where they are on a GPU the same for the CPU, and what the report tells of them."""
-    candidates = WEIGHTS_FOLDERS if weights_path is None else (weights_path,)
-    first = next((f for f in candidates if (f / "kidney.safetensors").is_file()), candidates[-1])
-    folders = (first, *ensemble)
-    kidney = [load_weights(folder / "kidney.safetensors", "kidney") for folder in folders]
-    tumor = [load_weights(folder / "tumor.safetensors", "tumor") for folder in folders]
-    for folder, *pair in zip(folders, kidney, tumor, strict=True):
-        if any(weights.metadata.roi != kidney[0].metadata.roi for weights in pair):
-            raise WeightsError(
-                f"{folder}: trained on different grids or intensities than {first / 'kidney.safetensors'}"
-            )
-
-    def on(backend: Backend) -> Cascade:
-        return Cascade(
-            mean_of([backend.network(weights) for weights in kidney]),
-            mean_of([backend.network(weights) for weights in tumor]),
-            kidney[0].metadata,
-            tumor[0].metadata,
-        )
-
+def _start_networks(
+    weights: CascadeWeights, backend: Backend
+) -> tuple[Cascade, Backend, Callable[[], Cascade] | None]:
+    """The networks, what runs them, and (if that is a GPU) what gives the same networks on the CPU."""
     cpu = choose_backend(device="cpu", threads=backend.threads, precision=backend.precision)
     try:
-        cascade = on(backend)
+        cascade = weights.on(backend)
     except DeviceMemoryError as error:
         log.warning("%s: everything runs on the CPU", error)
-        backend, cascade = cpu, on(cpu)
-    told = [
-        {"folder": str(folder), "kidney": _identity(k), "tumor": _identity(t)}
-        for folder, k, t in zip(folders, kidney, tumor, strict=True)
-    ]
-    run = {
-        "device": backend.device,
-        "backend": backend.name,
-        "bf16": all(backend.is_bf16(weights) for weights in kidney + tumor),
-        "threads": backend.threads,
-        "weights": told[0],
-        "ensemble": told[1:],
-    }
-    return cascade, functools.cache(lambda: on(cpu)) if backend.device != "cpu" else None, run
-
-
-def _identity(weights: Weights) -> dict[str, str]:
-    return {"version": weights.metadata.version, "sha256": weights.sha256}
+        backend, cascade = cpu, weights.on(cpu)
+    return cascade, backend, cache(lambda: weights.on(cpu)) if backend.device != "cpu" else None
 
 
 def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
@@ -260,8 +231,8 @@ def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
         from .formats.dicom_seg import write_dicom_seg
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--output-format dicom-seg: {error.name} is not installed. Install requirements-dicom.txt, "
-            "or build the image with --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt"
+            f"--output-format dicom-seg: {error.name} is not installed. Install the extra 'dicom': "
+            "pip install 'nested-vnet-kits19[dicom]', or an image built with EXTRAS=dicom ./run.sh build"
         ) from error
     versions = dict.fromkeys((cascade.kidney_metadata.version, cascade.tumor_metadata.version))
     return partial(write_dicom_seg, version=" + ".join(versions))
@@ -286,9 +257,18 @@ def _check_writable(*folders: Path) -> None:
         except OSError as error:
             raise UsageError(f"{folder}: cannot be made ({error.strerror}). Choose another folder") from error
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise UsageError(
-                f"{folder}: not writable for user {os.getuid()}. Change its rights, or run as its owner"
-            )
+            raise UsageError(_not_writable(folder))
+
+
+def _not_writable(folder: Path) -> str:
+    owner, user = folder.stat().st_uid, os.getuid()
+    if owner == user:
+        return f"{folder}: not writable for user {user}. Change its rights"
+    as_owner = f"Run as its owner (docker run --user {owner}), or give" if owner else "Give"
+    return (
+        f"{folder}: belongs to user {owner} and is not writable for user {user}. "
+        f"{as_owner} the folder to user {user} (chown)"
+    )
 
 
 def _set_up_logging(*, quiet: bool, verbose: bool) -> None:

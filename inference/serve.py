@@ -1,9 +1,8 @@
-"""Grand Challenge's invoke API: `python -m inference.serve`, a server that runs a job a request.
+"""Grand Challenge's invoke API: `python -m inference.serve`, a server that runs one job per request.
 
-GET /health answers 200 as soon as PyTorch is loaded; POST /invoke segments what lies under the input folder
-and answers 201, or 500 where the command would have ended with another exit code than 0. A job is the
-command `python -m inference` itself, with the same checks and the same log; it reads the weights again,
-which are small.
+GET /health answers 200 as soon as the server listens. POST /invoke segments what lies under the input folder
+and answers 201, or 500 if the command ended with another exit code than 0. A job is the command
+`python -m inference` itself, with the same checks and the same log. It loads the weights (12 MB) each time.
 """
 
 import signal
@@ -14,11 +13,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import click
 
 from . import cli
+from .exit_codes import EXIT_OK
 
 PORT = 4743
 """Where Grand Challenge asks (its algorithm template, app.py)."""
 CLIENT_SECONDS = 30
-"""A client that says nothing for so long is hung up on: it would keep all others out."""
+"""A silent client is disconnected after this time: requests are served one at a time."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
@@ -29,7 +29,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = CLIENT_SECONDS
 
     def do_GET(self) -> None:
-        """/health: the server is there, so it is ready."""
+        """/health: the server listens, so it is ready."""
         self._answer(HTTPStatus.OK if self.path == "/health" else HTTPStatus.NOT_FOUND)
 
     def do_POST(self) -> None:
@@ -37,13 +37,13 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path != "/invoke":
             self._answer(HTTPStatus.NOT_FOUND)
-        elif _run_job(self.arguments) == cli.EXIT_ALL_WRITTEN:
+        elif _run_job(self.arguments) == EXIT_OK:
             self._answer(HTTPStatus.CREATED)
         else:
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """The jobs' own log says enough."""
+        """Nothing: the job writes a log of its own."""
 
     def _answer(self, status: HTTPStatus) -> None:
         self.send_response(status)
@@ -64,12 +64,12 @@ def main(port: int, arguments: tuple[str, ...]) -> None:
 
 
 def _run_job(arguments: tuple[str, ...]) -> int:
-    """The command's exit code; a signal to stop ends the process, and so the server too."""
+    """The command's exit code. A signal to stop during a job ends the server too."""
     try:
         cli.main.main(arguments, prog_name="python -m inference", standalone_mode=True)
     except SystemExit as end:
         return int(end.code or 0)
-    return cli.EXIT_ALL_WRITTEN
+    return EXIT_OK
 
 
 if __name__ == "__main__":

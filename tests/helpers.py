@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from inference.geometry import Roi, RoiSpec, Shape, Vector
-from inference.method.cascade import Cascade
 from inference.networks.backends import Network
+from inference.networks.cascade import Cascade
 from inference.networks.vnet import VNet
 from inference.networks.weights import Stage, Weights, WeightsMetadata, save_weights
 

@@ -1,5 +1,7 @@
 """The ROI follows the kidneys where a CT is longer than the ROI."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,6 @@ from numpy.typing import NDArray
 from inference.geometry import RoiSpec
 from inference.method.cascade import (
     TILE_OVERLAP,
-    Cascade,
     _box_around,
     _tiles_along_z,
     locate_kidneys,
@@ -18,8 +19,11 @@ from inference.method.cascade import (
     segment_tumor,
     voxel_mm3,
 )
+from inference.method.method import PAPER, Method
 from inference.method.postprocess import Box, Structures
 from inference.method.roi import place_roi
+from inference.networks.backends import Network
+from inference.networks.cascade import Cascade
 from inference.networks.vnet import VNet
 from tests.helpers import metadata
 
@@ -41,7 +45,7 @@ class Recorder:
         return roi
 
 
-def cascade_of(network: Recorder) -> Cascade:
+def cascade_of(network: Network) -> Cascade:
     return Cascade(network, network, metadata("kidney", SPEC), metadata("tumor", SPEC))
 
 
@@ -139,7 +143,7 @@ def test_the_tumor_network_sees_the_kidneys_and_a_margin() -> None:
     image = np.random.default_rng(0).random((96, 112, 120), dtype=np.float32)
     kidneys = structures_at(image.shape, np.s_[40:50, 44:60, 53:61], np.s_[45:51, 50:56, 64:66])
     network = Recorder()
-    probability = segment_tumor(image, kidneys, network)
+    probability = segment_tumor(image, kidneys, cascade_of(network))
     # 32 voxels more on each side, then outwards to multiples of 8
     seen = np.s_[8:88, 8:96, 16:104]
     np.testing.assert_array_equal(network.shown[0], image[seen])
@@ -152,7 +156,7 @@ def test_the_papers_tumor_network_sees_the_whole_roi() -> None:
     image = np.random.default_rng(0).random((64, 64, 64), dtype=np.float32)
     network = Recorder()
     probability = segment_tumor(
-        image, structures_at(image.shape, np.s_[20:30, 24:40, 33:41]), network, whole_roi=True
+        image, structures_at(image.shape, np.s_[20:30, 24:40, 33:41]), cascade_of(network), PAPER
     )
     np.testing.assert_array_equal(network.shown[0], image)
     np.testing.assert_array_equal(probability, image)
@@ -168,17 +172,18 @@ def test_a_mirrored_tumor_network_is_the_mean_over_left_and_right() -> None:
         return part * ramp
 
     kidneys = structures_at(image.shape, np.s_[2:9, 3:9, 1:20])
-    probability = segment_tumor(image, kidneys, network, mirror=True)
+    mirroring = replace(cascade_of(network), tumor_metadata=metadata("tumor", SPEC, mirror=True))
+    probability = segment_tumor(image, kidneys, mirroring)
     assert len(shown) == 2
     np.testing.assert_array_equal(shown[1], image[:, :, ::-1])
     np.testing.assert_allclose(probability, image / 2, atol=1e-6)  # ramp and mirrored ramp: one half
-    assert (segment_tumor(image, kidneys, network) == image * ramp).all()
+    assert (segment_tumor(image, kidneys, cascade_of(network)) == image * ramp).all()
 
 
 def test_without_kidneys_the_tumor_network_is_not_asked() -> None:
     network = Recorder()
     image = np.ones((16, 16, 16), dtype=np.float32)
-    assert not segment_tumor(image, structures_at(image.shape), network).any()
+    assert not segment_tumor(image, structures_at(image.shape), cascade_of(network)).any()
     assert network.shown == []
 
 
@@ -186,15 +191,14 @@ def test_without_kidneys_the_tumor_network_is_not_asked() -> None:
 def test_the_box_holds_the_kidneys_on_the_poolings_grid(start: int, size: int, side: int) -> None:
     start = min(start, side - 1)
     kidney = slice(start, min(side, start + size))
-    for box in _box_around([(kidney,) * 3], (side,) * 3):
+    for box in _box_around([(kidney,) * 3], (side,) * 3, 32):
         assert box.start % 8 == box.stop % 8 == 0
         assert 0 <= box.start <= max(0, kidney.start - 32)
         assert min(side, kidney.stop + 32) <= box.stop <= side
 
 
-def test_with_a_margin_as_wide_as_its_view_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_margin_as_wide_as_its_view_nothing_changes() -> None:
     """The box begins where poolings do, so that the network answers as it would for the whole ROI."""
-    monkeypatch.setattr("inference.method.cascade.TUMOR_MARGIN_VOX", 44)
     torch.manual_seed(0)
     net = VNet(base_channels=1).eval()
 
@@ -206,7 +210,9 @@ def test_with_a_margin_as_wide_as_its_view_nothing_changes(monkeypatch: pytest.M
     shown: list[tuple[int, ...]] = []
     image = np.random.default_rng(1).random((144, 16, 16), dtype=np.float32)
     kidney = np.s_[61:67, 2:14, 3:12]
-    probability = segment_tumor(image, structures_at(image.shape, kidney), network)
+    probability = segment_tumor(
+        image, structures_at(image.shape, kidney), cascade_of(network), Method(tumor_margin_vox=44)
+    )
     whole = network(image)
     assert shown == [(96, 16, 16), (144, 16, 16)]
     assert whole[kidney].std() > 1e-4

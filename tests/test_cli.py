@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from PIL import Image
 from inference import cli
 from inference.geometry import RoiSpec
 from inference.method import segment as segment_module
+from inference.method.method import PAPER
+from inference.networks import cascade
 from inference.networks.backends import Backend, DeviceMemoryError
 from inference.networks.weights import load_weights, save_weights
 from inference.runner.preview import COLOURS
@@ -325,7 +328,9 @@ def test_report_tells_all(run: Run, tmp_path: Path, weights_folder: Path) -> Non
     report = json.loads(report_path.read_text())
     assert report["run"]["device"] == "cpu"
     assert report["run"]["threads"] == 1
-    assert report["run"]["options"] == {"paper": True, "on_error": "skip", "shard": "0/1"}
+    assert report["run"]["options"] == {
+        "method": asdict(PAPER), "on_error": "skip", "shard": "0/1"
+    }  # fmt: skip
     for stage in ("kidney", "tumor"):
         digest = load_weights(weights_folder / f"{stage}.safetensors", stage).sha256  # type: ignore[arg-type]
         assert report["run"]["weights"][stage] == {"version": "0", "sha256": digest}
@@ -493,7 +498,7 @@ def test_weights_that_are_mounted_come_before_those_of_the_code(
 ) -> None:
     save_abdomens(tmp_path / "in", 1)
     mounted = tmp_path / "model"
-    monkeypatch.setattr(cli, "WEIGHTS_FOLDERS", (mounted, weights_folder))
+    monkeypatch.setattr(cascade, "WEIGHTS_FOLDERS", (mounted, weights_folder))
     arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
     for expected in (weights_folder, mounted):
         result = CliRunner().invoke(cli.main, arguments)
@@ -565,7 +570,7 @@ def test_a_stop_leaves_whole_files_and_no_partial_ones(
     assert command.returncode == 128 + number, "".join(seen) + stderr
     *_, case, stop = stderr.splitlines()  # the case in hand is finished and told of before the stop is
     assert case.startswith("INFO    [1/4] ct_0 written")
-    assert stop == "WARNING stopped: what is written is whole; go on with --skip-existing"
+    assert stop == "WARNING stopped by a signal: written files are whole. Continue with --skip-existing"
     assert stdout == ""
     assert "Traceback" not in stderr
     written = files_under(tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import lock
 from evaluation.harness import engine
 from evaluation.harness.engine import DOCKER, Limits, hardening
 from evaluation.metrics import dice
 from inference.formats.ct import read_ct
 from inference.runner.cases import find_cases
+from inference.version import __version__
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
     abdomen,
@@ -178,14 +181,24 @@ def test_no_folder_for_temporary_files_at_all(image: str, tmp_path: Path) -> Non
     assert files_under(output) == [path.name]
 
 
+def test_labels_name_version_revision_and_both_licences(image: str) -> None:
+    inspect = [DOCKER, "image", "inspect", "--format", "{{json .Config.Labels}}", image]
+    done = subprocess.run(inspect, capture_output=True, encoding="utf-8", check=True)
+    labels = json.loads(done.stdout)
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0 AND CC-BY-NC-SA-4.0"
+    if (ROOT / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", labels["org.opencontainers.image.revision"])
+
+
 def test_sbom_names_what_is_in_the_image(image: str, tmp_path: Path) -> None:
     file = tmp_path / "sbom.json"
-    subprocess.run(["./run.sh", "sbom", str(file)], cwd=ROOT, env={**os.environ, "IMAGE": image}, check=True)
+    command = [sys.executable, "-m", "deploy.packages", "--image", image, "sbom", str(file)]
+    subprocess.run(command, cwd=ROOT, check=True)
     sbom = json.loads(file.read_text())
     assert sbom["bomFormat"] == "CycloneDX"
     found = {part["name"].lower(): part["version"] for part in sbom["components"]}
-    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    pinned = dict(line.lower().split("==") for line in lines if line)
+    pinned = dict(pin.version.split(" ")[0].split("==") for pin in lock.select(lock.read_lock(), ["torch"]))
     for name in ("torch", "simpleitk", "nibabel", "numpy", "scipy", "safetensors", "click", "tqdm", "pillow"):
         assert found[name].split("+")[0] == pinned[name]
     assert "pip" not in found
@@ -318,14 +331,14 @@ def series(tmp_path: Path) -> Path:
 def test_the_lean_image_says_how_to_get_dicom_segmentations(image: str, series: Path) -> None:
     done = _run_container(image, series / "out", "--output-format", "dicom-seg", source=series / "in")
     assert done.returncode == 2
-    assert "EXTRA_REQUIREMENTS=requirements-dicom.txt" in done.stderr
+    assert "EXTRAS=dicom" in done.stderr
     assert files_under(series / "out") == []
 
 
-def test_an_image_with_the_extra_requirements_writes_them(image: str, series: Path) -> None:
+def test_an_image_with_the_extra_writes_them(image: str, series: Path) -> None:
     pydicom = pytest.importorskip("pydicom")
     name = f"{image}-dicom"
-    extra = {"IMAGE": name, "EXTRA_REQUIREMENTS": "requirements-dicom.txt"}
+    extra = {"IMAGE": name, "EXTRAS": "dicom"}
     subprocess.run(["./run.sh", "build"], cwd=ROOT, env={**os.environ, **extra}, check=True)
     flags = ("-v", f"{write_weights(series / 'weights')}:/opt/ml/model:ro")
     arguments = ("--output-format", "dicom-seg")

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inference.formats import itk, nifti
+from inference.formats import itk, nifti, nifti_stream
 from inference.formats.ct import (
     CaseError,
     NativeGrid,
@@ -142,15 +142,22 @@ def test_one_volume_in_4d_and_5d_is_taken(tmp_path: Path) -> None:
 def test_reading_in_pieces_gives_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hu = some_hu(np.float64)
     kits = save_nifti(tmp_path / "ct.nii.gz", *reorient(hu, AFFINE, ((2, 0, 1), (True, False, True))))
-    for n_bytes in (1, 8 * 20, 8 * 50, 1 << 30):  # less than a slice, some slices with a rest, all at once
-        monkeypatch.setattr(nifti, "READ_AHEAD_BYTES", n_bytes)
+    for n_bytes, n_slices in (
+        (1, 1),
+        (8 * 20, 2),
+        (8 * 50, 3),
+        (1 << 20, 64),
+    ):  # with a rest, and all at once
+        monkeypatch.setattr(nifti_stream, "PIECE_BYTES", n_bytes)
+        monkeypatch.setattr(nifti_stream, "SLAB_SLICES", n_slices)
         np.testing.assert_array_equal(read_ct(kits).hu, hu)
 
 
 def test_float64_never_lies_in_memory_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (100, 100, 100)
     path = save_nifti(tmp_path / "ct.nii.gz", np.full(shape, -1000.0), AFFINE)
-    monkeypatch.setattr(nifti, "READ_AHEAD_BYTES", 400_000)
+    monkeypatch.setattr(nifti_stream, "PIECE_BYTES", 100_000)
+    monkeypatch.setattr(nifti_stream, "SLAB_SLICES", 16)
     tracemalloc.start()
     try:
         ct = read_ct(path)
@@ -585,7 +592,11 @@ def test_a_failure_midway_leaves_no_partial_file(
         target.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
-    monkeypatch.setattr(nifti.nib, "save", fail_midway)
+    def fail_in_stream(stream: Any, *rest: Any) -> None:
+        stream.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(nifti, "_write_stream", fail_in_stream)
     monkeypatch.setattr(itk.sitk, "WriteImage", fail_midway)
     native = NativeGrid(SHAPE, AFFINE)
     with pytest.raises(OSError, match="No space left"):

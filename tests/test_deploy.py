@@ -115,9 +115,9 @@ def _slurm(tmp_path: Path, task: int, *arguments: str) -> subprocess.CompletedPr
     spool, python = tmp_path / "spool.sh", tmp_path / "venv" / "bin" / "python"
     spool.write_bytes(SLURM.read_bytes())
     installed = tmp_path / "venv" / "installed"
-    for file in ROOT.glob("requirements*.txt"):  # run.sh sees that nothing is to be installed
-        installed.mkdir(parents=True, exist_ok=True)
-        (installed / file.name).write_bytes(file.read_bytes())
+    installed.mkdir(parents=True, exist_ok=True)
+    for extra in ("openvino", "torch"):  # run.sh sees that nothing is to be installed
+        (installed / extra).write_bytes((ROOT / "requirements.lock").read_bytes())
     python.parent.mkdir(exist_ok=True)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
@@ -146,14 +146,6 @@ def test_slurm_in_a_container_mounts_the_folders(tmp_path: Path, monkeypatch: py
         "run --containall --bind /cts:/input:ro,/maps:/output image.sif --shard 1/2 --skip-existing --paper"
     )
     assert done.stdout.strip() == expected
-
-
-@pytest.mark.parametrize("script", [SLURM, ROOT / "run.sh", ROOT / ".ci" / "run"], ids=lambda p: p.name)
-def test_shell_scripts_are_clean(script: Path) -> None:
-    subprocess.run(["bash", "-n", str(script)], check=True)
-    checker = Path(sys.executable).with_name("shellcheck")
-    done = subprocess.run([str(checker), str(script)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
 
 
 def test_the_manifest_fits_the_schema() -> None:

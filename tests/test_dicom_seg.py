@@ -328,7 +328,7 @@ def test_without_highdicom_it_is_2_and_says_what_to_install(
     save_dicom_series(tmp_path / "in" / "scan", abdomen(), spacing_mm=ABDOMEN_SPACING_MM)
     result = run("--input", tmp_path / "in", "--output", tmp_path / "out")
     assert result.exit_code == 2
-    assert "highdicom is not installed. Install requirements-dicom.txt" in result.stderr
+    assert "highdicom is not installed. Install the extra 'dicom'" in result.stderr
     assert files_under(tmp_path / "out") == []
 
 

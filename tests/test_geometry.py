@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.geometry import perfect_cascade, score
+from inference.method.method import DEFAULT, PAPER
 
 
 def _label_map(folder: Path, *, n_slices: int, centre_z: int) -> Path:
@@ -21,8 +22,8 @@ def _label_map(folder: Path, *, n_slices: int, centre_z: int) -> Path:
 
 def test_interpolated_probabilities_beat_nearest_neighbour(tmp_path: Path) -> None:
     path = _label_map(tmp_path, n_slices=200, centre_z=100)
-    kidney, tumor, is_long = score(path, perfect_cascade(), paper=False, hard=False)
-    paper_kidney, paper_tumor, _ = score(path, perfect_cascade(), paper=True, hard=False)
+    kidney, tumor, is_long = score(path, perfect_cascade(), DEFAULT, hard=False)
+    paper_kidney, paper_tumor, _ = score(path, perfect_cascade(), PAPER, hard=False)
     assert not is_long
     assert kidney > paper_kidney > 0.95
     assert tumor > paper_tumor > 0.9
@@ -30,15 +31,15 @@ def test_interpolated_probabilities_beat_nearest_neighbour(tmp_path: Path) -> No
 
 def test_kidneys_far_from_the_centre_of_a_long_scan_are_kept_whole(tmp_path: Path) -> None:
     path = _label_map(tmp_path, n_slices=700, centre_z=100)
-    kidney, tumor, is_long = score(path, perfect_cascade(), paper=False, hard=False)
+    kidney, tumor, is_long = score(path, perfect_cascade(), DEFAULT, hard=False)
     assert is_long
     assert kidney > 0.98
     assert tumor > 0.96
-    assert score(path, perfect_cascade(), paper=True, hard=False)[0] < 0.1
+    assert score(path, perfect_cascade(), PAPER, hard=False)[0] < 0.1
 
 
 def test_a_coarser_grid_costs_more(tmp_path: Path) -> None:
     path = _label_map(tmp_path, n_slices=200, centre_z=100)
-    fine, coarse = (score(path, perfect_cascade(mm), paper=False, hard=False) for mm in (2.0, 4.0))
+    fine, coarse = (score(path, perfect_cascade(mm), DEFAULT, hard=False) for mm in (2.0, 4.0))
     assert fine[0] > coarse[0]
     assert fine[1] > coarse[1]

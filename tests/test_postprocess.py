@@ -87,9 +87,9 @@ def test_small_pieces_beside_a_large_tumor_are_dropped() -> None:
     tumor[4, 4, 6:8], tumor[3, 3, 8] = 0.7, 0.7  # three, joined at corners, stay
     expected = tumor.copy()
     expected[4, 0, 0] = 0
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), expected)
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), expected)
     # at a higher threshold all that is left of the first is one voxel: the others are no longer small
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.95), tumor)
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.95, min_share=0.25), tumor)
 
 
 def test_a_tumor_away_from_the_kidneys_is_dropped_and_no_measure() -> None:
@@ -98,7 +98,7 @@ def test_a_tumor_away_from_the_kidneys_is_dropped_and_no_measure() -> None:
     tumor[0, 0, 0] = tumor[0, 0, 8] = 1
     expected = tumor.copy()
     tumor[2:] = 1
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), expected)
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), expected)
 
 
 def test_a_tumor_is_measured_with_what_lies_out_of_its_kidney() -> None:
@@ -107,13 +107,13 @@ def test_a_tumor_is_measured_with_what_lies_out_of_its_kidney() -> None:
     tumor[0, 0:2, 0:2] = tumor[1, 1, 2] = 1  # two voxels in the kidney, three out of it
     expected = tumor.copy()
     tumor[0, 0, 8] = 1  # a half of two, but a fifth of five
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), expected)
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), expected)
 
 
 def test_without_a_tumor_nothing_is_dropped() -> None:
     kidneys = keep_kidneys(np.ones((4, 4, 4), dtype=bool), BIG_VOXEL_MM3)
     for tumor in (np.zeros((4, 4, 4), dtype=np.float32), np.full((4, 4, 4), 0.4, dtype=np.float32)):
-        np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5), tumor)
+        np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), tumor)
 
 
 def grown(kidney: NDArray, tumor: NDArray, reach_vox: int) -> tuple[NDArray[np.float32], Structures]:

@@ -60,6 +60,17 @@ def test_stages_are_timed_and_added_up_also_when_they_fail(monkeypatch: pytest.M
     assert report.seconds == {"read": 2.75, "kidney": 1.0}
 
 
+def test_seconds_of_a_stage_follow_from_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 11.0, 13.0, 13.5])
+    monkeypatch.setattr(report_module.time, "perf_counter", lambda: next(clock))
+    report = CaseReport("a", "a.nii", "a.nii")
+    progress = report.timer()
+    for stage, share in (("locate", 0.0), ("locate", 0.5), ("roi", 0.0), ("roi", 1.0)):
+        progress(stage, share)
+    assert report.seconds == {"locate": 3.0, "roi": 0.5}
+    assert report.peak_rss_mib.keys() == report.seconds.keys()
+
+
 def test_peak_memory_is_noted_by_stage_and_never_falls() -> None:
     report = CaseReport("a", "a.nii", "a.nii")
     with report.timed("read"):

@@ -105,13 +105,3 @@ def test_the_method_is_short_enough_to_be_read_in_one_sitting() -> None:
         ROOT / "inference" / "networks" / "vnet.py",
     ]
     assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) < METHOD_LINES
-
-
-def test_requirements_agree_on_versions() -> None:
-    """Files that stand alone repeat some packages: one version each."""
-    versions: dict[str, str] = {}
-    for file in ("requirements.txt", "evaluation/requirements.txt", "training/requirements.txt"):
-        for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
-            name, equals, version = line.partition("#")[0].partition("==")
-            if equals:
-                assert versions.setdefault(name.strip().lower(), version.strip()) == version.strip(), name

@@ -15,9 +15,10 @@ from scipy import ndimage
 
 from inference.formats.ct import Ct, NativeGrid
 from inference.geometry import RoiSpec
-from inference.method.cascade import Cascade
-from inference.method.segment import segment_ct
+from inference.method.method import DEFAULT, PAPER, Method
+from inference.method.segment import segment
 from inference.networks.backends import DeviceMemoryError, Network
+from inference.networks.cascade import Cascade
 from inference.runner import run as run_module
 from inference.runner.cases import find_cases
 from inference.runner.report import CaseReport
@@ -88,10 +89,10 @@ def lopsided_cascade() -> Cascade:
     return Cascade(kidney, tumor, metadata("kidney", spec), metadata("tumor", spec))
 
 
-@pytest.mark.parametrize("paper", [False, True], ids=["default", "paper"])
+@pytest.mark.parametrize("method", [DEFAULT, PAPER], ids=["default", "paper"])
 @pytest.mark.parametrize("tilt", [np.eye(4), rotation(7, -12, 15)], ids=["straight", "oblique"])
 def test_same_label_map_in_world_space_for_all_48_orientations(
-    tmp_path: Path, tilt: NDArray[np.float64], paper: bool
+    tmp_path: Path, tilt: NDArray[np.float64], method: Method
 ) -> None:
     spacing_mm = (4.0, 2.5, 2.0)
     shape = (30, 40, 50)
@@ -106,7 +107,7 @@ def test_same_label_map_in_world_space_for_all_48_orientations(
         save_nifti(tmp_path / "in" / f"{number:02}.nii", stored, stored_affine)
         affines.append(stored_affine)
 
-    reports = run(tmp_path / "in", tmp_path / "out", lopsided_cascade(), paper=paper)
+    reports = run(tmp_path / "in", tmp_path / "out", lopsided_cascade(), method=method)
 
     assert {report.status for report in reports} == {"written"}
     reference = np.asarray(load_nifti(tmp_path / "out" / "00.nii").dataobj)
@@ -213,29 +214,29 @@ def test_probabilities_and_previews_lie_under_their_cases_names(tmp_path: Path) 
 
 def test_paper_restores_the_nearest_roi_voxel() -> None:
     ct = ct_of(abdomen())
-    literal = segment_ct(ct.hu, ct.spacing_mm, threshold_cascade(), paper=True)
-    on_roi = np.where(literal.structures.ids > 0, np.where(literal.tumor > 0.5, 2, 1), 0)
+    literal = segment(ct.hu, ct.spacing_mm, threshold_cascade(), PAPER)
+    on_roi = np.where(literal.structures.ids > 0, np.where(literal.tumor_on_roi > 0.5, 2, 1), 0)
     # CT index → ROI index by hand: the centres coincide, 4 mm a voxel
     nearest = [
         np.floor((np.arange(n) - (n - 1) / 2) * s / 4.0 + 15.5 + 0.5).astype(int)
         for n, s in zip(ct.hu.shape, ABDOMEN_SPACING_MM, strict=True)
     ]
     assert all(i.min() >= 0 and i.max() < 32 for i in nearest)
-    np.testing.assert_array_equal(literal.restored.labels, on_roi[np.ix_(*nearest)])
-    default = segment_ct(ct.hu, ct.spacing_mm, threshold_cascade(), paper=False)
-    assert (default.restored.labels != literal.restored.labels).any()
+    np.testing.assert_array_equal(literal.labels, on_roi[np.ix_(*nearest)])
+    default = segment(ct.hu, ct.spacing_mm, threshold_cascade())
+    assert (default.labels != literal.labels).any()
     truth = abdomen() >= KIDNEY_HU
-    assert dice(default.restored.labels > 0, truth) > dice(literal.restored.labels > 0, truth)
+    assert dice(default.labels > 0, truth) > dice(literal.labels > 0, truth)
 
 
 def test_paper_crops_the_centre_also_of_a_long_scan() -> None:
     hu = abdomen((80, 40, 48), centre_z_mm=60.0)  # 400 mm, the ROI has 128
     ct = ct_of(hu)
-    followed = segment_ct(ct.hu, ct.spacing_mm, threshold_cascade(), paper=False)
-    assert dice(followed.restored.labels > 0, hu >= KIDNEY_HU) > 0.95
-    literal = segment_ct(ct.hu, ct.spacing_mm, threshold_cascade(), paper=True)
+    followed = segment(ct.hu, ct.spacing_mm, threshold_cascade())
+    assert dice(followed.labels > 0, hu >= KIDNEY_HU) > 0.95
+    literal = segment(ct.hu, ct.spacing_mm, threshold_cascade(), PAPER)
     assert literal.roi.start_vox[0] == pytest.approx(79 / 2 - 31 / 2 * 4 / 5)
-    assert not literal.restored.labels.any()
+    assert not literal.labels.any()
 
 
 def test_paper_keeps_small_pieces_of_tumor() -> None:
@@ -243,10 +244,10 @@ def test_paper_keeps_small_pieces_of_tumor() -> None:
     right = np.argwhere((hu == KIDNEY_HU) & (np.arange(hu.shape[2]) < hu.shape[2] // 2)).mean(0).astype(int)
     small = tuple(slice(i, i + 2) for i in right)
     hu[small] = TUMOR_HU  # a tenth of the one in the other kidney
-    for paper, kept in ((True, True), (False, False)):
-        found = segment_ct(hu, ABDOMEN_SPACING_MM, threshold_cascade(), paper=paper)
-        assert (found.restored.labels[small] == 2).any() == kept
-        assert np.count_nonzero(found.restored.labels == 2) > 40  # the large one
+    for method, kept in ((PAPER, True), (DEFAULT, False)):
+        found = segment(hu, ABDOMEN_SPACING_MM, threshold_cascade(), method)
+        assert (found.labels[small] == 2).any() == kept
+        assert np.count_nonzero(found.labels == 2) > 40  # the large one
 
 
 def test_a_tumor_reaches_out_of_its_kidney_as_far_as_its_network_was_taught() -> None:
@@ -260,17 +261,17 @@ def test_a_tumor_reaches_out_of_its_kidney_as_far_as_its_network_was_taught() ->
         is_tumor[:middle] = False
         return np.where(is_tumor, np.float32(0), cascade.kidney(roi))
 
-    def found(kidney: Network, margin_vox: int, *, paper: bool = False) -> float:
+    def found(kidney: Network, margin_vox: int, method: Method = DEFAULT) -> float:
         metadata = replace(cascade.tumor_metadata, margin_vox=margin_vox)
         careless = replace(cascade, kidney=kidney, tumor_metadata=metadata)
-        labels = segment_ct(ct.hu, ct.spacing_mm, careless, paper=paper).restored.labels
+        labels = segment(ct.hu, ct.spacing_mm, careless, method).labels
         return float((labels[truth] == 2).mean())
 
     whole = found(cascade.kidney, 0)
     assert whole > 0.75
     assert found(leaves_out_half_of_the_tumor, 0) < 0.7 * whole
     assert found(leaves_out_half_of_the_tumor, 9) == pytest.approx(whole, abs=0.02)
-    assert found(leaves_out_half_of_the_tumor, 9, paper=True) < 0.7 * whole
+    assert found(leaves_out_half_of_the_tumor, 9, PAPER) < 0.7 * whole
 
 
 def test_the_mirror_image_counts_where_the_weights_ask_for_it_and_never_on_paper() -> None:
@@ -281,11 +282,11 @@ def test_the_mirror_image_counts_where_the_weights_ask_for_it_and_never_on_paper
         asked.append(roi)
         return cascade.tumor(roi)
 
-    for mirror, paper, times in ((False, False, 1), (True, False, 2), (True, True, 1)):
+    for mirror, method, times in ((False, DEFAULT, 1), (True, DEFAULT, 2), (True, PAPER, 1)):
         metadata = replace(cascade.tumor_metadata, mirror=mirror)
         asked.clear()
         mirroring = replace(cascade, tumor=tumor, tumor_metadata=metadata)
-        segment_ct(abdomen(), ABDOMEN_SPACING_MM, mirroring, paper=paper)
+        segment(abdomen(), ABDOMEN_SPACING_MM, mirroring, method)
         assert len(asked) == times
 
 
@@ -552,7 +553,7 @@ def test_next_case_is_read_and_last_one_written_while_one_computes(
     met: dict[str, bool] = {}
     read_original, segment_original, write_original = (
         run_module.read_ct,
-        run_module.segment_ct,
+        run_module.segment,
         run_module.write_label_map,
     )
     names = iter(["ct_0", "ct_1", "ct_2"])
@@ -580,7 +581,7 @@ def test_next_case_is_read_and_last_one_written_while_one_computes(
         write_original(path, *arguments)
 
     monkeypatch.setattr(run_module, "read_ct", read)
-    monkeypatch.setattr(run_module, "segment_ct", segment)
+    monkeypatch.setattr(run_module, "segment", segment)
     monkeypatch.setattr(run_module, "write_label_map", write)
     reports = run(tmp_path / "in", tmp_path / "out")
     assert met == dict.fromkeys(met, True)
@@ -593,7 +594,7 @@ def test_no_more_than_one_case_is_read_ahead(tmp_path: Path, monkeypatch: pytest
     save_abdomens(tmp_path / "in", 4)
     events: list[str] = []
     second_is_read = threading.Event()
-    read_original, segment_original = run_module.read_ct, run_module.segment_ct
+    read_original, segment_original = run_module.read_ct, run_module.segment
 
     def read(path: Path) -> Ct:
         events.append(f"read {path.name}")
@@ -609,7 +610,7 @@ def test_no_more_than_one_case_is_read_ahead(tmp_path: Path, monkeypatch: pytest
         return result
 
     monkeypatch.setattr(run_module, "read_ct", read)
-    monkeypatch.setattr(run_module, "segment_ct", segment)
+    monkeypatch.setattr(run_module, "segment", segment)
     run(tmp_path / "in", tmp_path / "out")
     assert events[:3] == ["read ct_0.nii.gz", "read ct_1.nii.gz", "computed"]
 
@@ -620,7 +621,7 @@ def test_no_more_than_one_result_waits_to_be_written(tmp_path: Path, monkeypatch
     computing = Stage()
     names = iter(["ct_0", "ct_1", "ct_2"])
     seen: list[bool] = []
-    segment_original, write_original = run_module.segment_ct, run_module.write_label_map
+    segment_original, write_original = run_module.segment, run_module.write_label_map
 
     def segment(*arguments: Any, **keywords: Any) -> Any:
         computing.started[next(names)].set()
@@ -632,7 +633,7 @@ def test_no_more_than_one_result_waits_to_be_written(tmp_path: Path, monkeypatch
             seen.append(computing.started["ct_2"].wait(0.3))
         write_original(path, *arguments)
 
-    monkeypatch.setattr(run_module, "segment_ct", segment)
+    monkeypatch.setattr(run_module, "segment", segment)
     monkeypatch.setattr(run_module, "write_label_map", write)
     run(tmp_path / "in", tmp_path / "out")
     assert seen == [True, False]

@@ -1,8 +1,14 @@
 """The one door says what it can do, and says no clearly."""
 
 import os
+import shutil
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,9 +26,36 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_help_lists_the_commands() -> None:
     done = _run("--help")
     assert done.returncode == 0
-    commands = ("segment", "docker", "build", "save", "harness", "test", "evaluate", "benchmark", "train")
+    commands = ("segment", "docker", "build", "save", "test", "evaluate", "benchmark", "train")
     for command in commands:
         assert f"./run.sh {command}" in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["demo", "test", "docker", "build", "save"])
+def test_each_verb_has_help_that_does_nothing(verb: str, tmp_path: Path) -> None:
+    done = _run(verb, "--help", DOCKER="no-such-engine", VENV=str(tmp_path / "venv"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"./run.sh {verb}" if verb != "demo" else "./run.sh [demo]")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["segment", "evaluate", "train", "benchmark"])
+def test_verbs_in_python_have_its_help(verb: str, tmp_path: Path) -> None:
+    done = _run(verb, "--help", VENV=str(fake_environment(tmp_path)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: python -m ")
+
+
+def fake_environment(folder: Path) -> Path:
+    """A VENV that run.sh finds complete: its Python is the tests' own."""
+    python, installed = folder / "venv" / "bin" / "python", folder / "venv" / "installed"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    installed.mkdir()
+    for extra in ("openvino", "torch", "dicom", "evaluate", "train", "dev"):
+        (installed / extra).write_bytes((ROOT / "requirements.lock").read_bytes())
+    return folder / "venv"
 
 
 def test_an_unknown_command_ends_with_2() -> None:
@@ -68,6 +101,47 @@ def test_docker_builds_what_is_here_then_runs_it_without_network_or_rights(tmp_p
     assert f"-v {tmp_path}:/input:ro" in run
 
 
+def test_build_shows_what_the_engine_said_only_where_it_failed(tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    for code in (0, 1):
+        engine.write_text(f"#!/bin/sh\necho a thousand lines\nexit {code}\n")
+        engine.chmod(0o755)
+        done = _run("build", DOCKER=str(engine))
+        assert done.returncode == 2 * code
+        assert ("a thousand lines" in done.stderr) == bool(code)
+        assert done.stdout == ""
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user may look into."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("setpriv"), reason="needs root, to become another user"
+)
+def test_an_output_folder_of_another_user_is_refused_with_its_owner(public_folder: Path) -> None:
+    if not all(folder.stat().st_mode & 0o001 for folder in ROOT.parents):
+        pytest.skip(f"{ROOT}: another user may not look into it")
+    command = [
+        "setpriv",
+        "--reuid=4711",
+        "--clear-groups",
+        str(ROOT / "run.sh"),
+        "docker",
+        str(public_folder),
+    ]
+    done = subprocess.run(
+        [*command, str(public_folder)], capture_output=True, encoding="utf-8", check=False,
+        env={**os.environ, "DOCKER": "true", "IMAGE": "any"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"{public_folder}: belongs to user 0, and you are user 4711" in done.stderr
+
+
 def test_docker_runs_a_named_image_as_it_is(tmp_path: Path) -> None:
     engine, calls = _fake_engine(tmp_path)
     done = _run("docker", str(tmp_path), str(tmp_path / "out"), DOCKER=str(engine), IMAGE="theirs")
@@ -99,23 +173,6 @@ def test_save_without_an_engine_ends_with_2_and_writes_nothing(tmp_path: Path) -
     assert done.returncode == 2
     assert "no-such-engine not found" in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_audit_asks_about_the_images_packages_and_passes_its_answer_on(tmp_path: Path) -> None:
-    engine, auditor = tmp_path / "engine", tmp_path / "venv-audit" / "bin" / "pip-audit"
-    engine.write_text("#!/bin/sh\necho click==8.5.1; echo torch==2.13.0+cpu\n")
-    auditor.parent.mkdir(parents=True)
-    auditor.write_text('#!/bin/sh\necho "$@"; cat; exit 1\n')
-    for file in (engine, auditor):
-        file.chmod(0o755)
-    known = tmp_path / "venv-audit" / "installed" / "tests" / "audit-requirements.txt"
-    known.parent.mkdir(parents=True)
-    known.write_bytes((ROOT / "tests" / "audit-requirements.txt").read_bytes())  # nothing to install
-    done = _run("audit", DOCKER=str(engine), VENV=str(tmp_path / "venv"))
-    assert done.returncode == 1, done.stderr
-    options, *packages = done.stdout.splitlines()
-    assert "--strict" in options.split()
-    assert packages == ["click==8.5.1", "torch==2.13.0"]
 
 
 def test_save_leaves_no_half_written_file(tmp_path: Path) -> None:

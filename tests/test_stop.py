@@ -1,4 +1,4 @@
-"""A signal to stop lets what is in hand come to its end, wherever the main thread happens to be."""
+"""A signal to stop lets the write in progress finish, wherever the main thread happens to be."""
 
 import signal
 import subprocess
@@ -9,13 +9,13 @@ import pytest
 
 PROGRAM = """
 import threading, time
-from inference.runner.stop import IN_HAND, stoppable
+from inference.runner.stop import WRITE_LOCK, stoppable
 
 library = threading.Lock()  # as the import system's, or a logger's
 
 def write():
-    with IN_HAND:
-        print("in hand", flush=True)
+    with WRITE_LOCK:
+        print("writing", flush=True)
         with library:
             print("written", flush=True)
             time.sleep({after})
@@ -26,7 +26,7 @@ with stoppable():
     if {writes}:
         writer.start()
     else:
-        print("in hand", flush=True)
+        print("writing", flush=True)
     time.sleep({main})
     library.release()
     time.sleep(600)
@@ -34,33 +34,33 @@ with stoppable():
 
 
 def started(*, writes: bool, main: float, after: float = 0.0) -> subprocess.Popen[str]:
-    """The program, which has something in hand or says that it has."""
+    """The program, which is writing or says that it is."""
     command = [sys.executable, "-c", PROGRAM.format(writes=writes, main=main, after=after)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
-    assert process.stdout.readline() == "in hand\n"
+    assert process.stdout.readline() == "writing\n"
     return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_lock_that_the_main_thread_holds_is_given_back(number: signal.Signals) -> None:
+def test_a_lock_that_the_main_thread_holds_is_released(number: signal.Signals) -> None:
     """An exception raised there would leave the writer waiting for it."""
     process = started(writes=True, main=1.0)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert stdout == "written\n"
-    assert stderr == "stopped: what is written is whole; go on with --skip-existing\n"
+    assert stderr == "stopped by a signal: written files are whole. Continue with --skip-existing\n"
 
 
-def test_with_nothing_in_hand_no_long_call_delays_the_end() -> None:
+def test_without_a_write_no_long_call_delays_the_exit() -> None:
     process = started(writes=False, main=600)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
 
 
-def test_a_second_signal_waits_for_nothing() -> None:
+def test_a_second_signal_exits_at_once() -> None:
     process = started(writes=True, main=0.0, after=600)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)

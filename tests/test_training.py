@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from evaluation.cli import main as evaluate
-from inference.cli import WEIGHTS_FOLDERS
 from inference.cli import main as segment
 from inference.geometry import RoiSpec
+from inference.networks.cascade import WEIGHTS_FOLDERS
 from inference.networks.vnet import VNet
 from inference.networks.weights import WeightsMetadata, load_weights, save_weights
 from tests.helpers import write_weights
@@ -570,6 +570,7 @@ def test_coarse_voxels_are_means_of_fine_ones_interpolated_back() -> None:
     assert torch.equal(ends[5:], fine[5:])
 
 
+@pytest.mark.xdist_group("tiny chain")
 def test_the_tiny_chain_learns(tmp_path: Path) -> None:
     results = {
         result.stage: result for result in reproduce([], tmp_path, chain=TINY_CHAIN, accelerator="cpu")

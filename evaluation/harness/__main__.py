@@ -1,4 +1,4 @@
-"""`./run.sh harness IMAGE...`: the leaderboard of some containers."""
+"""`python -m evaluation.harness IMAGE...`: the leaderboard of some containers."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,10 @@ import click
 
 from evaluation.harness.engine import DOCKER, Contestant, Limits, find_or_build, is_available
 from evaluation.harness.trial import Mode, Result, Row, append_rows, as_row, open_data_set, try_container
+from inference.exit_codes import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from inference.runner.cases import UsageError
 
 SAMPLES = Path(__file__).resolve().parents[2] / "test_data"
-EXIT_ALL_PASSED, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -68,7 +68,7 @@ def main(
     _print(rows)
     if board is not None:
         append_rows(board, rows)
-    sys.exit(EXIT_ALL_PASSED if all(row.passed for row in rows) else EXIT_SOME_FAILED)
+    sys.exit(EXIT_OK if all(row.passed for row in rows) else EXIT_SOME_FAILED)
 
 
 def _tell(result: Result) -> Row:

@@ -16,6 +16,13 @@ DOCKER = os.environ.get("DOCKER", "docker")
 NOBODY = 12345
 """A user that no image knows."""
 LOG_TAIL_BYTES = 4096
+FLAGS = tuple(
+    word
+    for line in Path(__file__).with_name("hardening.flags").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+    for word in line.split()
+)
+"""The engine's flags that hold for every container."""
 EXIT_ENGINE_FAILED = 125
 """Docker's own failure, none of the container's."""
 
@@ -91,8 +98,8 @@ def find_or_build(name: str) -> str:
 def hardening(limits: Limits) -> list[str]:
     """The engine's flags for these rules."""
     return [
-        *["--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"],
-        *["--security-opt", "no-new-privileges", "--pids-limit", str(limits.pids)],
+        *FLAGS,
+        *["--pids-limit", str(limits.pids)],  # the last one holds
         *["--memory", limits.memory, "--memory-swap", limits.memory],
         *(["--user", limits.user] if limits.user else []),
     ]

@@ -13,6 +13,7 @@ from typing import Literal
 
 from evaluation.harness.checks import MHD_VOXELS, Finding, check_outputs, check_run
 from evaluation.harness.engine import Contestant, Limits, run_container
+from inference.formats.staging import staged
 from inference.runner.cases import GRAND_CHALLENGE_INPUTS, Case, UsageError, find_cases
 
 Mode = Literal["cases", "batch"]
@@ -127,7 +128,8 @@ def append_rows(board: Path, rows: Sequence[Row]) -> None:
         is_new = not board.exists()
         if board.suffix == ".json":
             earlier = [] if is_new else json.loads(board.read_text())
-            board.write_text(json.dumps(earlier + [asdict(row) for row in rows], indent=1) + "\n")
+            with staged(board) as partial:
+                partial.write_text(json.dumps(earlier + [asdict(row) for row in rows], indent=1) + "\n")
             return
         with board.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)])

@@ -43,12 +43,13 @@ BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
 """What nibabel, isal, zlib and SimpleITK (a RuntimeError, always) raise for a file that they cannot read."""
 
 
-def read_ct(path: Path) -> Ct:
+def read_ct(path: str | Path) -> Ct:
     """Read a NIfTI, MetaImage or NRRD file, or a folder with one DICOM series.
 
     Raises:
         CaseError: the file is damaged, no 3D scalar image, or its geometry is unusable.
     """
+    path = Path(path)
     with _reading(path):
         _check_there(path)
         if path.is_dir():
@@ -71,7 +72,7 @@ def read_native_grid(path: Path) -> NativeGrid:
         return itk.read_grid(path)
 
 
-def write_label_map(path: Path, labels: NDArray[np.uint8], native: NativeGrid) -> None:
+def write_label_map(path: str | Path, labels: NDArray[np.uint8], native: NativeGrid) -> None:
     """Write labels on the grid a CT came on; the file appears under its name only when whole.
 
     Args:
@@ -82,6 +83,7 @@ def write_label_map(path: Path, labels: NDArray[np.uint8], native: NativeGrid) -
     Raises:
         OSError: the output cannot be written (no right, no space).
     """
+    path = Path(path)
     stored = apply_orientation(labels, native.from_canonical)
     with staged(path) as partial:
         if path.name.endswith(nifti.SUFFIXES):

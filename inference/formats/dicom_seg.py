@@ -1,6 +1,6 @@
 """Label maps as DICOM segmentation objects that refer to the series they were made from.
 
-Needs highdicom (requirements-dicom.txt), which inference does without otherwise: import this module only
+Needs highdicom (the extra dicom), which inference does without otherwise: import this module only
 where such output is asked for.
 """
 

@@ -1,6 +1,6 @@
 """NIfTI files: read piece by piece, and label maps written under the CT's own header."""
 
-import math
+import io
 from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +10,7 @@ import numpy as np
 from isal import igzip
 from numpy.typing import NDArray
 
+from .nifti_stream import in_disk_order, read_body
 from .volume import (
     MAX_DEFLATE_RATIO,
     CaseError,
@@ -19,13 +20,15 @@ from .volume import (
     check_claim,
     checked_affine,
     checked_shape,
-    convert_to_int16,
     voxel_warnings,
 )
 
 SUFFIXES = (".nii", ".nii.gz")
-READ_AHEAD_BYTES = 64 << 20
-"""A body is converted in pieces of about this size, so that float64 files never lie in memory whole."""
+MAX_REST_BYTES = 64 << 20
+"""A file that goes on for longer after its body is no NIfTI file."""
+PIECE_BYTES = 1 << 16
+GZIP_LEVEL = 1
+"""Of isal: smaller than zlib's for label maps, in a fiftieth of the time."""
 MAX_READ_BYTES = 1 << 28
 """More than any slice or header extension has."""
 LARGEST_SHIFT_MM = 1.0
@@ -44,6 +47,10 @@ class _Stream:
             raise ValueError(f"an extension or a slice of {size} bytes")
         return self._file.read(size)
 
+    def write(self, data: bytes) -> int:
+        """Not possible, but nibabel takes only streams whose class has it (from Python 3.12 on)."""
+        raise io.UnsupportedOperation("write")
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
@@ -51,11 +58,17 @@ class _Stream:
 def read(path: Path) -> Ct:
     """A file in one of `SUFFIXES`; `ct.read_ct` tells what it raises."""
     with _open(path) as file:
-        ct = _read_stream(path, _load(file))
+        ct = _read_stream(path, file, _load(file))
         # gzip compares its checksum only once the end of the stream has been read
-        if path.name.endswith(".gz") and file.read(READ_AHEAD_BYTES) and file.read(1):
+        if path.name.endswith(".gz") and not _ends_within(file, MAX_REST_BYTES):
             raise CaseError(f"{path}: holds far more than its header claims. Copy it again")
     return ct
+
+
+def _ends_within(file: BinaryIO, n_bytes: int) -> bool:
+    while n_bytes > 0 and (piece := file.read(PIECE_BYTES)):
+        n_bytes -= len(piece)
+    return not file.read(1)
 
 
 def read_grid(path: Path) -> NativeGrid:
@@ -71,10 +84,24 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
     """Write labels under the CT's own header; `stored` has its axis order (i, j, k)."""
     header = nib.Nifti1Header() if native.nifti_header is None else native.nifti_header.copy()
     header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    nib.save(kind(np.asarray(stored), native.affine, header), path)
+    image = kind(stored, native.affine, header)
+    image.update_header()
+    image.header.set_slope_inter(1, 0)  # an image forgets them
+    with path.open("wb") as raw:
+        if path.name.endswith(".gz"):  # no name and no time in it: the same labels are the same file
+            with igzip.IGzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as file:
+                _write_stream(file, image.header, stored)
+        else:
+            _write_stream(raw, image.header, stored)
+
+
+def _write_stream(file: Any, header: Any, stored: NDArray[np.uint8]) -> None:
+    header.write_to(file)
+    file.write(bytes(header.get_data_offset() - file.tell()))
+    for slab in in_disk_order(stored):
+        file.write(slab)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -100,7 +127,7 @@ def _check_spacing(kind: Any, head: bytes) -> None:
         raise ValueError("its header gives a voxel spacing of 0")
 
 
-def _read_stream(path: Path, image: Any) -> Ct:
+def _read_stream(path: Path, file: BinaryIO, image: Any) -> Ct:
     native = _grid(path, image)
     voxel_type = image.header.get_data_dtype()
     if voxel_type.kind not in "iuf":
@@ -108,13 +135,9 @@ def _read_stream(path: Path, image: Any) -> Ct:
     stored_bytes = path.stat().st_size * (MAX_DEFLATE_RATIO if path.name.endswith(".gz") else 1)
     check_claim(path, native.shape, voxel_type.itemsize, stored_bytes)
     canonical, stored = allocate(native)
-    slice_bytes = math.prod(native.shape[:2]) * voxel_type.itemsize
-    thickness = max(1, READ_AHEAD_BYTES // max(1, slice_bytes))
-    not_finite = 0
-    for start in range(0, native.shape[2], thickness):
-        piece = np.asanyarray(image.dataobj[:, :, start : start + thickness])
-        piece = piece.reshape(stored[:, :, start : start + thickness].shape)
-        not_finite += convert_to_int16(piece, stored[:, :, start : start + thickness])
+    body = image.dataobj
+    file.seek(body.offset)
+    not_finite = read_body(file, voxel_type, stored, slope=float(body.slope), inter=float(body.inter))
     return Ct(canonical, native, (*_header_warnings(image), *voxel_warnings(canonical, not_finite)))
 
 

@@ -1,4 +1,4 @@
-"""Files that appear under their final names only when they are whole, whatever stops the process."""
+"""Atomic writes: a file appears under its final name only when it is whole, whatever stops the process."""
 
 import fcntl
 import os
@@ -13,13 +13,13 @@ PREFIX = ".partial-"
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A path to write to; what lies there at the end is moved to its final name, whole.
+    """A temporary path to write to. On success its file moves to the final name; on failure it is removed.
 
-    Written data is on the disk before it gets its name: some file systems tell of a full disk only then.
+    Data is flushed to the disk before the move, because some file systems report a full disk only then.
 
     Args:
-        path: the final name. Missing folders are made. Files beside the staged path (a .mhd's voxels) move
-            along with it.
+        path: the final name. Missing folders are made. Files beside the temporary path (a .mhd's voxels)
+            move with it.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -33,14 +33,14 @@ def staged(path: Path) -> Iterator[Path]:
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         for file in files:
-            file.replace(path.parent / file.name)  # a .mhd comes after the voxels that it points to
+            file.replace(path.parent / file.name)  # the header (.mhd) last: it points to the voxels
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         os.close(lock)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left behind; what a living one (another shard, say) writes stays."""
+    """Remove temporary folders of killed processes; those of running ones (another shard, say) stay."""
     for staging in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
             lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -52,12 +52,12 @@ def sweep(folder: Path) -> None:
 
 
 def _locked_folder(parent: Path) -> tuple[Path, int]:
-    """A new folder and the lock on it, which ends with this process however that ends."""
+    """A new folder and a lock on it. The kernel releases the lock when this process ends in any way."""
     while True:
         staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         lock = os.open(staging, os.O_RDONLY)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if staging.exists():  # else another process swept it before the lock was set
+        if staging.exists():  # another process may have swept it before it was locked
             return staging, lock
         os.close(lock)

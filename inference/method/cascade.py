@@ -1,34 +1,21 @@
 """Kidney, then tumor: the two networks nested as in the paper (section 2.2), on the ROI grid."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import Roi, RoiSpec, Vector
-from ..networks.backends import Network
+from ..networks.cascade import Cascade
 from ..networks.vnet_tensors import DOWNSAMPLING
 from ..networks.weights import WeightsMetadata
+from .method import DEFAULT, Method
 from .postprocess import Box, Structures, keep_kidneys
 from .roi import extract_roi, place_roi
 
 TILE_OVERLAP = 0.25
 """Least part of a tile that the next one repeats: a kidney is about a third of a tile long, so what one
 tile cuts lies deeper inside its neighbour."""
-TUMOR_MARGIN_VOX = 32
-"""What the tumor network sees around the kidneys. It could see 44 voxels far, but from here on label maps are
-those of the whole ROI (`benchmarks/tumor_margin.py`)."""
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """Both networks with the metadata of their weights."""
-
-    kidney: Network
-    tumor: Network
-    kidney_metadata: WeightsMetadata
-    tumor_metadata: WeightsMetadata
 
 
 def voxel_mm3(spec: RoiSpec) -> float:
@@ -42,62 +29,66 @@ def segment_kidneys(probability: NDArray[np.float32], metadata: WeightsMetadata)
 
 
 def segment_tumor(
-    image: NDArray[np.float32],
-    structures: Structures,
-    network: Network,
-    *,
-    whole_roi: bool = False,
-    mirror: bool = False,
+    image: NDArray[np.float32], structures: Structures, cascade: Cascade, method: Method = DEFAULT
 ) -> NDArray[np.float32]:
-    """The tumor network's probabilities around the kidneys, 0 elsewhere, where nobody looks.
+    """The tumor network's probabilities around the kidneys, 0 elsewhere (later steps never read it).
 
     Args:
         image: (z, y, x), the ROI in [0, 1].
         structures: the kidneys. Without any the network is not run.
-        network: the tumor network.
-        whole_roi: run it on the whole ROI (the paper's way).
-        mirror: run it on the mirror image (left and right) too, and take the mean of both.
+        cascade: the networks.
+        method: how much the network sees (`tumor_margin_vox`), and whether the mirror image too (`mirror`).
     """
     probability = np.zeros_like(image)
     if structures.boxes:
-        box = (slice(None),) * 3 if whole_roi else _box_around(structures.boxes, image.shape)
+        box = _box_around(structures.boxes, image.shape, method.tumor_margin_vox)
         part = np.ascontiguousarray(image[box])
-        probability[box] = network(part)
-        if mirror:
-            probability[box] += network(np.ascontiguousarray(part[:, :, ::-1]))[:, :, ::-1]
+        probability[box] = cascade.tumor(part)
+        if method.mirror and cascade.tumor_metadata.mirror:  # left and right change places
+            probability[box] += cascade.tumor(np.ascontiguousarray(part[:, :, ::-1]))[:, :, ::-1]
             probability[box] /= 2
     return probability
 
 
-def _box_around(boxes: Sequence[Box], shape: Sequence[int]) -> Box:
+def _box_around(boxes: Sequence[Box], shape: Sequence[int], margin_vox: int | None) -> Box:
     """One box around all of them with a margin, on the poolings' own grid: as if the ROI were whole."""
+    if margin_vox is None:
+        return (slice(None),) * 3
     sides = []
     for axis, size in enumerate(shape):
-        low = min(box[axis].start for box in boxes) - TUMOR_MARGIN_VOX
-        high = max(box[axis].stop for box in boxes) + TUMOR_MARGIN_VOX
+        low = min(box[axis].start for box in boxes) - margin_vox
+        high = max(box[axis].stop for box in boxes) + margin_vox
         start, stop = low // DOWNSAMPLING * DOWNSAMPLING, -(-high // DOWNSAMPLING) * DOWNSAMPLING
         sides.append(slice(max(0, start), min(size, stop)))
     return sides[0], sides[1], sides[2]
 
 
-def locate_kidneys(hu: NDArray[np.int16], spacing_mm: Vector, cascade: Cascade) -> Roi:
-    """The ROI around the kidneys of a CT that is longer than the ROI.
+def locate_kidneys(
+    hu: NDArray[np.int16],
+    spacing_mm: Vector,
+    cascade: Cascade,
+    method: Method = DEFAULT,
+    done: Callable[[float], None] = lambda share: None,
+) -> Roi:
+    """The ROI: around the image centre (paper), or around the kidneys of a CT that is longer than the ROI.
 
-    The paper crops around the image centre, which misses kidneys in chest-abdomen-pelvis scans. Here the
-    kidney network looks at overlapping tiles along z; the ROI is centred on the structures found, the
+    The kidney network looks at overlapping tiles along z; the ROI is centred on the structures found, the
     largest first and the others as far as they fit in with it.
 
     Args:
         hu: (z, y, x) canonical.
         spacing_mm: (z, y, x).
         cascade: the networks.
+        method: whether to look at all (`roi_follows_kidneys`).
+        done: told which share of the tiles has been looked at.
     """
     spec = cascade.kidney_metadata.roi
     tiles = _tiles_along_z(hu.shape[0], spacing_mm, spec)
-    if len(tiles) == 1:
+    if len(tiles) == 1 or not method.roi_follows_kidneys:
         return place_roi(hu.shape, spacing_mm, spec)
     found: list[tuple[float, float, float]] = []  # volume mm³, lowest and highest z in CT voxels
-    for centre_z in tiles:
+    for number, centre_z in enumerate(tiles):
+        done(number / len(tiles))
         roi = place_roi(hu.shape, spacing_mm, spec, centre_z_vox=centre_z)
         structures = segment_kidneys(cascade.kidney(extract_roi(hu, roi)), cascade.kidney_metadata)
         for box, volume in zip(structures.boxes, structures.volumes_mm3, strict=True):

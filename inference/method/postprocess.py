@@ -1,5 +1,6 @@
 """From probabilities on the ROI grid to a label map on the CT's grid (paper, section 2.3)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,10 @@ from ..geometry import KIDNEY, TUMOR, Roi, Shape
 
 MAX_STRUCTURES = 3
 MIN_STRUCTURE_MM3 = 10_000.0
-MIN_TUMOR_SHARE = 0.25
-"""Of the largest tumor. Nine of KiTS19's 210 label maps show a second one, in three of them smaller than this
-(`benchmarks/tumor_pieces.py`); what the network calls in such small pieces is mostly none."""
 CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+
+ROUNDING = 1e-5
+"""Relative; sums of eight float32 are far more exact."""
 
 Box = tuple[slice, slice, slice]
 
@@ -68,24 +69,26 @@ def keep_kidneys(mask: NDArray[np.bool_], voxel_mm3: float) -> Structures:
     )
 
 
-def keep_tumors(tumor: NDArray[np.float32], structures: Structures, threshold: float) -> NDArray[np.float32]:
+def keep_tumors(
+    tumor: NDArray[np.float32], structures: Structures, threshold: float, *, min_share: float
+) -> NDArray[np.float32]:
     """Probabilities without pieces outside the kidneys or small beside the largest one (not in the paper).
 
     Args:
         tumor: probabilities (z, y, x) on the ROI grid.
         structures: what `keep_kidneys` kept.
         threshold: a voxel belongs to the tumor above it; pieces are 26-connected.
+        min_share: of the largest piece's voxels, which a piece needs to be kept (`Method.min_tumor_share`).
 
     Returns:
-        The same, 0 in every piece that has no voxel in a structure, or fewer than `MIN_TUMOR_SHARE` of the
-        largest one's.
+        The same, 0 in every piece that overlaps no structure, or is too small.
     """
     is_tumor = tumor > threshold
     pieces, count = ndimage.label(is_tumor, CONNECTIVITY_26)
     is_kept = np.zeros(count + 1, dtype=bool)
     is_kept[pieces[is_tumor & (structures.ids > 0)]] = True
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
-    is_kept &= sizes >= MIN_TUMOR_SHARE * sizes[is_kept].max(initial=0)
+    is_kept &= sizes >= min_share * sizes[is_kept].max(initial=0)
     is_kept[0] = True  # what is no tumor
     return np.where(is_kept[pieces], tumor, np.float32(0))
 
@@ -101,7 +104,7 @@ def grow_by_tumor(
 ) -> tuple[NDArray[np.float32], Structures]:
     """Kidneys with the parts of their tumors that the kidney network left out (not in the paper).
 
-    What does not begin within a kidney is none of its tumors.
+    Only tumors that overlap a kidney belong to it.
 
     Args:
         kidney, tumor: probabilities (z, y, x) on the ROI grid.
@@ -175,15 +178,33 @@ def restore(
             is_kidney = _sample(own, roi, target, order=1) > kidney_threshold
             # the tumor network was taught nothing outside the kidneys: at their surface its probability
             # is averaged over the inner voxels alone, Σ(weight · inside · p) / Σ(weight · inside)
+            is_tumor = np.zeros(is_kidney.shape, dtype=np.bool_)
             tumor_inside = np.where(inside, tumor, np.float32(0))
-            weight = _sample(inside.astype(np.float32), roi, target, order=1)
-            is_tumor = _sample(tumor_inside, roi, target, order=1) > tumor_threshold * weight
+            for part in _boxes_above(tumor_inside, tumor_threshold, roi, target):
+                weight = _sample(inside.astype(np.float32), roi, part, order=1)
+                mass = _sample(tumor_inside, roi, part, order=1) > tumor_threshold * weight
+                is_tumor[_seen_from(target, part)] = mass
         labels = restored[target]
         labels[is_kidney] = KIDNEY
         labels[is_kidney & is_tumor] = TUMOR
         n_tumor = int(np.count_nonzero(is_kidney & is_tumor))
         voxels.append((int(np.count_nonzero(is_kidney)) - n_tumor, n_tumor))
     return Restored(restored, tuple(voxels))
+
+
+def _boxes_above(values: NDArray[np.float32], threshold: float, roi: Roi, target: Box) -> Iterator[Box]:
+    """The part of `target` in which a mean of neighbouring values may be above a threshold; none, or one."""
+    is_near = values > threshold * (1 - ROUNDING)
+    for box in ndimage.find_objects(is_near.view(np.uint8)):
+        ct_shape = (target[0].stop, target[1].stop, target[2].stop)
+        reach = _ct_box(box, roi, ct_shape)
+        z, y, x = (slice(max(a.start, b.start), b.stop) for a, b in zip(target, reach, strict=True))
+        yield z, y, x
+
+
+def _seen_from(outer: Box, inner: Box) -> Box:
+    z, y, x = (slice(b.start - a.start, b.stop - a.start) for a, b in zip(outer, inner, strict=True))
+    return z, y, x
 
 
 def _ct_box(box: Box, roi: Roi, ct_shape: Shape) -> Box:

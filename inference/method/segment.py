@@ -1,69 +1,83 @@
 """The whole method on one CT in memory (paper, sections 2.1 to 2.3)."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import Roi, Vector
-from .cascade import Cascade, locate_kidneys, segment_kidneys, segment_tumor
-from .postprocess import Restored, Structures, grow_by_tumor, keep_tumors, restore
-from .roi import extract_roi, place_roi
+from ..geometry import Roi, Vector, resample
+from ..networks.cascade import Cascade
+from .cascade import locate_kidneys, segment_kidneys, segment_tumor
+from .method import DEFAULT, Method
+from .postprocess import Structures, grow_by_tumor, keep_tumors, restore
+from .roi import normalise
 
-Timer = Callable[[str], AbstractContextManager[Any]]
-"""Name of a step → a context that lasts as long as the step."""
+Progress = Callable[[str, float], None]
+"""(stage, share of it that is done), told where a stage begins, within a long one, and at the very end:
+("locate", 0.0), ("locate", 0.25), …, ("roi", 0.0), ("kidney", 0.0), ("components", 0.0), ("tumor", 0.0),
+("restore", 0.0), ("restore", 1.0)."""
 
 
 @dataclass(frozen=True)
-class Segmentation:
-    """All that was found in one CT; probabilities are float32 (z, y, x) on the ROI grid."""
+class SegmentedCt:
+    """All that was found in one CT, on two grids.
 
+    Attributes:
+        labels: on the CT's grid: uint8 (z, y, x), 0 background, 1 kidney, 2 tumor.
+        voxels: kidney and tumor voxels in `labels`, of each structure in their order.
+        roi: where the ROI grid lies in the CT.
+        kidney_on_roi, tumor_on_roi: the networks' probabilities on the ROI grid: float32 (z, y, x); those
+            of tumor are 0 away from the kidneys.
+        structures: the kidneys (with their tumors) on the ROI grid, largest first.
+    """
+
+    labels: NDArray[np.uint8]
+    voxels: tuple[tuple[int, int], ...]
     roi: Roi
-    kidney: NDArray[np.float32]
-    tumor: NDArray[np.float32]
+    kidney_on_roi: NDArray[np.float32]
+    tumor_on_roi: NDArray[np.float32]
     structures: Structures
-    restored: Restored
 
 
-def segment_ct(
-    hu: NDArray[np.int16], spacing_mm: Vector, cascade: Cascade, *, paper: bool, timed: Timer = nullcontext
-) -> Segmentation:
-    """The method (paper, sections 2.1 to 2.3): a CT in, a label map on its own grid out.
+def segment(
+    hu: NDArray[np.int16],
+    spacing_mm: Vector,
+    cascade: Cascade,
+    method: Method = DEFAULT,
+    progress: Progress | None = None,
+) -> SegmentedCt:
+    """Find kidneys and their tumors in a CT.
 
     Args:
-        hu: (z, y, x) canonical.
+        hu: Hounsfield units, (z, y, x) in canonical LPS, as `read_ct` gives them.
         spacing_mm: (z, y, x).
-        cascade: the networks.
-        paper: centre crop and nearest-neighbour restore, the literal method.
-        timed: entered around each step with the step's name.
+        cascade: the networks (`load_cascade`).
+        method: ours, or `PAPER`.
+        progress: told what goes on.
     """
+    tell = progress or (lambda stage, share: None)
     kidney_metadata, tumor_metadata = cascade.kidney_metadata, cascade.tumor_metadata
-    with timed("locate"):
-        if paper:
-            roi = place_roi(hu.shape, spacing_mm, kidney_metadata.roi)
-        else:
-            roi = locate_kidneys(hu, spacing_mm, cascade)
-    with timed("roi"):
-        image = extract_roi(hu, roi)
-    with timed("kidney"):
-        kidney = cascade.kidney(image)
-    with timed("components"):
-        structures = segment_kidneys(kidney, kidney_metadata)
-    with timed("tumor"):
-        mirror = tumor_metadata.mirror and not paper
-        tumor = segment_tumor(image, structures, cascade.tumor, whole_roi=paper, mirror=mirror)
-    with timed("restore"):
-        thresholds = {
-            "kidney_threshold": kidney_metadata.threshold,
-            "tumor_threshold": tumor_metadata.threshold,
-        }
-        organ, mass = kidney, tumor
-        if not paper:
-            reach = tumor_metadata.margin_vox
-            mass = keep_tumors(tumor, structures, tumor_metadata.threshold)
-            organ, structures = grow_by_tumor(kidney, mass, structures, reach_vox=reach, **thresholds)
-        restored = restore(organ, mass, structures, roi, hu.shape, nearest=paper, **thresholds)
-    return Segmentation(roi, kidney, tumor, structures, restored)
+    thresholds = {
+        "kidney_threshold": kidney_metadata.threshold,
+        "tumor_threshold": tumor_metadata.threshold,
+    }
+    reach_vox = tumor_metadata.margin_vox if method.grow_by_tumors else 0
+    tell("locate", 0.0)
+    roi = locate_kidneys(hu, spacing_mm, cascade, method, partial(tell, "locate"))
+    tell("roi", 0.0)
+    image = normalise(resample(hu, roi), roi.spec)
+    tell("kidney", 0.0)
+    kidney = cascade.kidney(image)
+    tell("components", 0.0)
+    structures = segment_kidneys(kidney, kidney_metadata)
+    tell("tumor", 0.0)
+    tumor = segment_tumor(image, structures, cascade, method)
+    tell("restore", 0.0)
+    kept = keep_tumors(tumor, structures, tumor_metadata.threshold, min_share=method.min_tumor_share)
+    grown, structures = grow_by_tumor(kidney, kept, structures, reach_vox=reach_vox, **thresholds)
+    nearest = not method.interpolate
+    restored = restore(grown, kept, structures, roi, hu.shape, nearest=nearest, **thresholds)
+    tell("restore", 1.0)
+    return SegmentedCt(restored.labels, restored.voxels, roi, kidney, tumor, structures)

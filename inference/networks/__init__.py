@@ -1,1 +1,1 @@
-"""The V-Net, its weights, and what runs it."""
+"""The V-Net, its weights files, and the backends that run it."""

@@ -1,7 +1,7 @@
 """Weights and a device → a function from an ROI array to a probability array.
 
-PyTorch is the reference, and the way onto GPUs. OpenVINO, where it is installed, does the same on CPUs in
-less than half the time, and starts without PyTorch.
+PyTorch is the reference, and runs on GPUs. OpenVINO, where it is installed, does the same on CPUs in less
+than half the time, and starts without PyTorch.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """As Linux calls them in /proc/cpuinfo."""
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
-"""What tells PyTorch's RuntimeError for too little memory from its others."""
+"""Only PyTorch's RuntimeError for too little memory has this in its text."""
 
 
 class DeviceMemoryError(MemoryError):
@@ -40,17 +40,17 @@ class DeviceMemoryError(MemoryError):
 
 
 @dataclass
-class Scratch:
-    """The networks' working memory. One at a time has it: a network of 168³ takes nearly 2 GB.
+class NetworkMemory:
+    """The working memory of networks, held by one of them at a time: a network of 168³ needs nearly 2 GB.
 
-    A network that runs again keeps it, since memory taken anew is cleared by the kernel page by page: a sixth
-    of a pass.
+    A network that runs again keeps its memory, because the kernel clears newly allocated memory page by page:
+    a sixth of a pass.
     """
 
     holder: Any = None
 
-    def take(self, compiled: Any) -> None:
-        """Have every other network give its memory back."""
+    def acquire(self, compiled: Any) -> None:
+        """Make `compiled` the holder; the holder before it releases its memory."""
         if self.holder is not None and self.holder is not compiled:
             self.holder.release_memory()
         self.holder = compiled
@@ -65,18 +65,18 @@ class Backend:
         device: "cpu", "cuda" or "cuda:N".
         threads: CPU threads of a network.
         precision: "float32", "bfloat16", or "auto": bfloat16 where the processor has it (elsewhere it is
-            emulated, and slower) and the weights are known to give the same label maps in it.
-        scratch: of its networks.
+            emulated, and slower) and the weights are known to score the same in it.
+        memory: working memory of its networks.
     """
 
     name: str
     device: str
     threads: int
     precision: str = "auto"
-    scratch: Scratch = field(default_factory=Scratch, compare=False)
+    memory: NetworkMemory = field(default_factory=NetworkMemory, compare=False)
 
     def network(self, weights: Weights) -> Network:
-        """The network that these weights are, ready to run."""
+        """These weights as a network that is ready to run."""
         make = openvino_network if self.name == "openvino" else torch_network
         return make(weights, self)
 
@@ -90,7 +90,7 @@ class Backend:
 def choose_backend(
     name: str = "auto", *, device: str = "auto", threads: int | None = None, precision: str = "auto"
 ) -> Backend:
-    """The fastest backend for a device that is really there.
+    """The fastest backend for a device that exists here.
 
     Args:
         name: one of `BACKENDS`; "auto" is OpenVINO on a CPU where it is installed, else PyTorch.
@@ -103,7 +103,12 @@ def choose_backend(
     """
     installed = [backend for backend in BACKENDS[1:] if find_spec(backend) is not None]
     if name != "auto" and name not in installed:
-        raise ValueError(f"--backend {name}: not installed here. Use --backend {(*installed, 'auto')[0]}")
+        raise ValueError(f"--backend {name}: not installed here. Use --backend {installed[0]}, or install it")
+    if not installed:
+        raise ValueError(
+            "neither OpenVINO nor PyTorch is installed. Install one: "
+            "pip install 'nested-vnet-kits19[openvino]', or [torch] for GPUs"
+        )
     if name == "openvino" and device == "auto":
         device = "cpu"
     device = choose_device(device)
@@ -115,7 +120,7 @@ def choose_backend(
 
 
 def choose_device(name: str) -> str:
-    """ "auto" | "cpu" | "cuda" | "cuda:N" → a device that is really there.
+    """ "auto" | "cpu" | "cuda" | "cuda:N" → a device that exists here.
 
     Raises:
         ValueError: no such device on this machine.
@@ -125,15 +130,15 @@ def choose_device(name: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
         raise ValueError(f"--device {name}: no such device. Use auto, cpu, cuda or cuda:N")
     if name != "cpu" and int(name.partition(":")[2] or 0) >= _count_gpus():
-        cure = "run the container with --gpus all" if find_spec("torch") else "use an image with PyTorch"
+        remedy = "run the container with --gpus all" if find_spec("torch") else "use an image with PyTorch"
         raise ValueError(
-            f"--device {name}: this process sees {_count_gpus()} CUDA devices. Use --device auto, or {cure}"
+            f"--device {name}: this process sees {_count_gpus()} CUDA devices. Use --device auto, or {remedy}"
         )
     return name
 
 
 def _count_gpus() -> int:
-    """CUDA devices; PyTorch, which takes seconds to import, is asked only where NVIDIA's driver is."""
+    """Number of CUDA devices. PyTorch, which takes seconds to import, is asked only if there is a driver."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -146,7 +151,7 @@ def _count_gpus() -> int:
 
 
 def has_bf16(device: str) -> bool:
-    """Whether a device computes in bfloat16; False for a CPU that does not tell (no Linux)."""
+    """Whether a device computes in bfloat16; False for a CPU that does not say (not Linux)."""
     if device != "cpu":
         import torch
 
@@ -159,9 +164,9 @@ def has_bf16(device: str) -> bool:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: those it is bound to, as far as its container's quota (cgroup 2) goes.
+    """Cores that this process may use: those it is bound to, at most its container's quota (cgroup 2).
 
-    More threads than that would be stopped and started all the time under `docker run --cpus`.
+    With more threads than that, `docker run --cpus` would stop and resume them all the time.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -172,12 +177,12 @@ def usable_cores() -> int:
 
 
 def torch_network(weights: Weights, backend: Backend, *, channels_last: bool = True) -> Network:
-    """The reference backend; channels last is the layout that its fast convolutions want."""
+    """The reference backend. Its fast convolutions need the memory layout `channels_last`."""
     import torch
 
     device = torch.device(backend.device)
     torch.set_num_threads(backend.threads)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is to be float32; TF32 has bfloat16's faults
+    torch.backends.cudnn.allow_tf32 = False  # TF32 would round as coarsely as bfloat16
     is_bf16 = backend.is_bf16(weights)
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
     with _memory_errors(backend.device):
@@ -198,7 +203,7 @@ def torch_network(weights: Weights, backend: Backend, *, channels_last: bool = T
 
 @contextmanager
 def _memory_errors(device: str) -> Iterator[None]:
-    """PyTorch's errors for too little memory become Python's own."""
+    """Turn PyTorch's errors for too little memory into `MemoryError`s."""
     import torch
 
     try:
@@ -213,7 +218,7 @@ def _memory_errors(device: str) -> Iterator[None]:
 
 
 def openvino_network(weights: Weights, backend: Backend) -> Network:
-    """The fast backend on CPUs. It is compiled beside whatever comes next: the first CT's reading."""
+    """The fast backend on CPUs. It compiles in a thread, while the first CT is read."""
 
     def compile_model() -> Any:
         import openvino
@@ -237,7 +242,7 @@ def openvino_network(weights: Weights, backend: Backend) -> Network:
 
     def run(roi: NDArray[np.float32]) -> NDArray[np.float32]:
         compiled = compiling.result()
-        backend.scratch.take(compiled)
+        backend.memory.acquire(compiled)
         logits = compiled(roi[None, None])[0]  # (1, 1, z, y, x)
         return expit(logits[0, 0])
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .vnet_tensors import DOWNSAMPLING as DOWNSAMPLING
+from .vnet_tensors import channel_plan
 
 
 def _conv(in_channels: int, out_channels: int, *, batch_norm: bool) -> nn.Sequential:
@@ -27,30 +28,30 @@ class VNet(nn.Module):
     and the final sigmoid. The channel numbers, the max-pooling and the transposed convolutions are ours.
 
     Args:
-        base_channels: channels of the first convolution; all others are multiples of it. 8 gives the
-            design's 8,16 · 16,32 · 32,64 · 128,128 · 64,64 · 32,32 · 16,16 with 1.5 M parameters.
+        base_channels: channels of the first convolution; all others are multiples of it (`channel_plan`).
+            8 gives 1.5 M parameters.
     """
 
     def __init__(self, *, base_channels: int = 8) -> None:
         super().__init__()
-        c = base_channels
+        plan = channel_plan(base_channels)
         self.encoder = nn.ModuleList(
             nn.Sequential(_conv(inputs, middle, batch_norm=False), _conv(middle, outputs, batch_norm=False))
-            for inputs, middle, outputs in ((1, c, 2 * c), (2 * c, 2 * c, 4 * c), (4 * c, 4 * c, 8 * c))
+            for inputs, middle, outputs in plan.encoder
         )
         self.pool = nn.MaxPool3d(2)
+        inputs, middle, outputs = plan.bottleneck
         self.bottleneck = nn.Sequential(
-            _conv(8 * c, 16 * c, batch_norm=True), _conv(16 * c, 16 * c, batch_norm=True)
+            _conv(inputs, middle, batch_norm=True), _conv(middle, outputs, batch_norm=True)
         )
-        below_and_here = ((16 * c, 8 * c), (8 * c, 4 * c), (4 * c, 2 * c))
         self.upsample = nn.ModuleList(
-            nn.ConvTranspose3d(below, below, kernel_size=2, stride=2) for below, _ in below_and_here
+            nn.ConvTranspose3d(below, below, kernel_size=2, stride=2) for below, _ in plan.decoder
         )
         self.decoder = nn.ModuleList(
             nn.Sequential(_conv(below + here, here, batch_norm=True), _conv(here, here, batch_norm=True))
-            for below, here in below_and_here
+            for below, here in plan.decoder
         )
-        self.head = nn.Conv3d(2 * c, 1, kernel_size=1)
+        self.head = nn.Conv3d(plan.decoder[-1][1], 1, kernel_size=1)
 
     def logits(self, image: Tensor) -> Tensor:
         """The network without its sigmoid, which losses want for their numerical stability.

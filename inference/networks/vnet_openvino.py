@@ -1,4 +1,4 @@
-"""The V-Net of `vnet.py` as an OpenVINO model, built from the weights alone: PyTorch is not needed."""
+"""The V-Net of `vnet.py` as an OpenVINO model, built from the tensors alone, without PyTorch."""
 
 from collections.abc import Mapping
 from typing import Any

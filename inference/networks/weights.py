@@ -1,4 +1,4 @@
-"""Weights files that describe themselves: safetensors, with the network's whole contract as metadata."""
+"""Weights files that describe themselves: safetensors, with grid, intensities and thresholds as metadata."""
 
 import hashlib
 import json
@@ -20,29 +20,29 @@ if TYPE_CHECKING:  # inference on a CPU does without PyTorch
 
 Stage = Literal["kidney", "tumor"]
 MAX_ROI_VOXELS = 512**3
-"""Far more than any network here takes: a contract beyond it is a damaged one."""
+"""Far more than any network here takes: a file that asks for more is damaged."""
 FORMAT = "nested-vnet-1"
 CHECKSUMS = "SHA256SUMS"
 
 
 class WeightsError(ValueError):
-    """A weights file is missing, damaged, or not what it is asked to be."""
+    """A weights file is missing, damaged, or of another network."""
 
 
 @dataclass(frozen=True)
 class WeightsMetadata:
-    """All that inference needs to know of a network besides its numbers.
+    """What inference needs to know of a network besides its tensors.
 
     Attributes:
         stage: which network of the cascade this is.
         roi: the grid and the intensities that it was trained on.
         base_channels: see `VNet`.
         threshold: probability above which a voxel belongs to the structure.
-        margin_vox: how far around the kidneys a tumor network was taught, in voxels of its grid: so far
-            tumors may grow out of them.
-        mirror: a tumor network's probabilities are to be the mean over the CT and its mirror image.
-        bf16: whether its label maps were found to stay the same in bfloat16 (DSC ≥ 0.999 on every sample
-            case); if not, inference computes in float32 unless told otherwise.
+        margin_vox: distance (grid voxels) beyond the kidney mask that the tumor loss covered; predicted
+            tumors may extend that far.
+        mirror: whether a tumor network's probabilities are averaged over the CT and its mirror image.
+        bf16: whether bfloat16 keeps the DSC on labelled CTs (`benchmarks/precision.py` measures it and writes
+            this). If not, inference computes in float32 unless `--precision` says otherwise.
         version: of the weights, chosen by whoever trained them.
         provenance: what it was trained on and how, in short texts.
     """
@@ -68,7 +68,7 @@ class Weights:
 
     @property
     def model(self) -> "VNet":
-        """The network in PyTorch, made anew, in evaluation mode."""
+        """A new PyTorch network with these weights, in evaluation mode."""
         import torch
 
         from .vnet import VNet
@@ -85,18 +85,18 @@ def save_weights(path: Path, model: "VNet", metadata: WeightsMetadata) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     texts = {"format": FORMAT, "metadata": json.dumps(asdict(metadata), sort_keys=True)}
     content = save(tensors, metadata=texts)
-    # safetensors puts its metadata in random order: the header (after 8 bytes that tell its size) is sorted
+    # safetensors writes its metadata in random order: sort the header (it follows 8 bytes with its size)
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":"))
     path.write_bytes(content[:8] + header.encode().ljust(size) + content[8 + size :])
-    path.chmod(0o644)  # whatever the umask: a container's user has to read a mounted file
+    path.chmod(0o644)  # regardless of the umask: a container's user has to read a mounted file
 
 
 def load_weights(path: Path, stage: Stage) -> Weights:
     """Read and verify one weights file.
 
-    The file's digest is compared with `SHA256SUMS` in its folder; a folder without that file (weights of
-    one's own) is taken as it is.
+    The file's digest is compared with `SHA256SUMS` in its folder. A folder without that file (weights of
+    your own) is accepted as it is.
 
     Raises:
         WeightsError: missing, truncated, altered, a foreign format (a pickle, say), another architecture,
@@ -113,7 +113,7 @@ def load_weights(path: Path, stage: Stage) -> Weights:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a type that numpy has not
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a type that numpy does not have
         raise WeightsError(f"{path}: not a whole safetensors file ({error}). Copy it again") from error
     if header.get("format") != FORMAT:
         raise WeightsError(
@@ -168,7 +168,7 @@ def _parse_metadata(path: Path, text: str) -> WeightsMetadata:
 
 
 def _check_metadata(metadata: WeightsMetadata) -> None:
-    """Whatever JSON a foreign or damaged file holds, only a contract that makes sense gets further."""
+    """Reject metadata that makes no sense: a foreign or damaged file may hold any JSON."""
     roi = metadata.roi
     depth, height, width = roi.shape_vox
     low_hu, high_hu = roi.window_hu

@@ -4,7 +4,7 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..formats.staging import staged
+from ..networks.backends import Backend
+from ..networks.cascade import CascadeWeights
+from ..networks.weights import Weights
 
 PACKAGES = ("torch", "openvino", "SimpleITK", "numpy", "scipy", "nibabel")
 
@@ -57,8 +60,44 @@ class CaseReport:
         try:
             yield
         finally:
-            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
-            self.peak_rss_mib[stage] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # KiB
+            self._note(stage, time.perf_counter() - start)
+
+    def timer(self) -> Callable[[str, float], None]:
+        """A `progress` for `segment` from which seconds and peak memory of its stages are derived."""
+        running, since = "", 0.0
+
+        def progress(stage: str, share: float) -> None:
+            nonlocal running, since
+            now = time.perf_counter()
+            if running:
+                self._note(running, now - since)
+            running, since = stage, now
+
+        return progress
+
+    def _note(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 4)
+        self.peak_rss_mib[stage] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # KiB
+
+
+def describe_networks(weights: CascadeWeights, backend: Backend) -> dict[str, Any]:
+    """What a report tells about the networks of a run."""
+    folders = [
+        {"folder": str(folder), "kidney": _identity(kidney), "tumor": _identity(tumor)}
+        for folder, kidney, tumor in zip(weights.folders, weights.kidney, weights.tumor, strict=True)
+    ]
+    return {
+        "device": backend.device,
+        "backend": backend.name,
+        "bf16": all(backend.is_bf16(network) for network in weights.kidney + weights.tumor),
+        "threads": backend.threads,
+        "weights": folders[0],
+        "ensemble": folders[1:],
+    }
+
+
+def _identity(weights: Weights) -> dict[str, str]:
+    return {"version": weights.metadata.version, "sha256": weights.sha256}
 
 
 def write_report(path: Path, cases: Sequence[CaseReport], run: dict[str, Any]) -> None:

@@ -25,13 +25,14 @@ from ..formats.ct import (
 )
 from ..formats.staging import sweep
 from ..formats.volume import check_hounsfield
-from ..method.cascade import Cascade
-from ..method.segment import Segmentation, segment_ct
+from ..method.method import DEFAULT, Method
+from ..method.segment import SegmentedCt, segment
 from ..networks.backends import DeviceMemoryError
+from ..networks.cascade import Cascade
 from .cases import Case
 from .preview import write_preview
 from .report import CaseReport
-from .stop import IN_HAND
+from .stop import WRITE_LOCK
 
 log = logging.getLogger("inference")
 
@@ -50,7 +51,7 @@ class Options:
 
     Attributes:
         output: the output folder.
-        paper: centre crop and nearest-neighbour restore, the literal method.
+        method: ours, or the paper's.
         skip_existing: pass over cases whose output is there.
         background_on_error: write an all-background label map for a case that failed.
         previews: folder for preview pictures.
@@ -59,7 +60,7 @@ class Options:
     """
 
     output: Path
-    paper: bool = False
+    method: Method = DEFAULT
     skip_existing: bool = False
     background_on_error: bool = False
     previews: Path | None = None
@@ -111,15 +112,15 @@ def run_cases(
         for index, (case, report) in enumerate(waiting):
             assert reading is not None
             current, reading = reading, read_ahead(index + 1)  # starts as soon as the current one is read
-            ct, segmentation = None, None
+            ct, segmented = None, None
             try:
                 ct = current.result()
-                segmentation = _segment(ct, cascade, report, options, fallback)
+                segmented = _segment(ct, cascade, report, options, fallback)
             except Exception as error:
                 _note_failure(report, error)
             if writing is not None:
                 writing.result()  # one case behind, not more: results must not pile up in memory
-            writing = writer.submit(_write, case, report, ct, segmentation, options, finish)
+            writing = writer.submit(_write, case, report, ct, segmented, options, finish)
         if writing is not None:
             writing.result()
     return finished
@@ -145,15 +146,15 @@ def _segment(
     report: CaseReport,
     options: Options,
     fallback: Callable[[], Cascade] | None,
-) -> Segmentation:
+) -> SegmentedCt:
     """On the GPU; where its memory does not suffice, once more on the CPU."""
     try:
-        return segment_ct(ct.hu, ct.spacing_mm, cascade, paper=options.paper, timed=report.timed)
+        return segment(ct.hu, ct.spacing_mm, cascade, options.method, report.timer())
     except DeviceMemoryError:
         if fallback is None:
             raise
     report.warnings.append("the GPU ran out of memory: segmented on the CPU")
-    return segment_ct(ct.hu, ct.spacing_mm, fallback(), paper=options.paper, timed=report.timed)
+    return segment(ct.hu, ct.spacing_mm, fallback(), options.method, report.timer())
 
 
 def _read(case: Case, report: CaseReport) -> Ct:
@@ -168,24 +169,24 @@ def _write(
     case: Case,
     report: CaseReport,
     ct: Ct | None,
-    segmentation: Segmentation | None,
+    segmented: SegmentedCt | None,
     options: Options,
     finish: Callable[[CaseReport], None],
 ) -> None:
-    with IN_HAND:
-        _write_in_hand(case, report, ct, segmentation, options)
+    with WRITE_LOCK:
+        _write_locked(case, report, ct, segmented, options)
         finish(report)
 
 
-def _write_in_hand(
-    case: Case, report: CaseReport, ct: Ct | None, segmentation: Segmentation | None, options: Options
+def _write_locked(
+    case: Case, report: CaseReport, ct: Ct | None, segmented: SegmentedCt | None, options: Options
 ) -> None:
     try:
-        if ct is not None and segmentation is not None:
-            _describe(report, ct, segmentation)
-            _write_extras(case, report, ct, segmentation, options)
+        if ct is not None and segmented is not None:
+            _describe(report, ct, segmented)
+            _write_extras(case, report, ct, segmented, options)
             with report.timed("write"):
-                labels = segmentation.restored.labels
+                labels = segmented.labels
                 options.write_labels(options.output / case.output, labels, ct.native, case.source)
             report.status = "written"
     except Exception as error:
@@ -194,16 +195,14 @@ def _write_in_hand(
         _write_background(case, report, ct, options)
 
 
-def _write_extras(
-    case: Case, report: CaseReport, ct: Ct, segmentation: Segmentation, options: Options
-) -> None:
+def _write_extras(case: Case, report: CaseReport, ct: Ct, segmented: SegmentedCt, options: Options) -> None:
     """Previews and probabilities; where they cannot be written, the label map still counts."""
     try:
         if options.probabilities is not None:
-            _write_probabilities(options.probabilities / case.name, ct, segmentation)
+            _write_probabilities(options.probabilities / case.name, ct, segmented)
         if options.previews is not None:
             with report.timed("preview"):
-                write_preview(options.previews / f"{case.name}.png", ct, segmentation.restored.labels)
+                write_preview(options.previews / f"{case.name}.png", ct, segmented.labels)
     except Exception as error:
         report.warnings.append(f"preview or probabilities not written ({type(error).__name__}: {error})")
         log.debug("traceback of %s", report.name, exc_info=error)
@@ -220,18 +219,16 @@ def _write_background(case: Case, report: CaseReport, ct: Ct | None, options: Op
         log.error("%s: no background map either: %s", case.name, error)
 
 
-def _write_probabilities(folder: Path, ct: Ct, segmentation: Segmentation) -> None:
-    for stage, values in (("kidney", segmentation.kidney), ("tumor", segmentation.tumor)):
-        write_roi_volume(
-            folder.with_name(f"{folder.name}_{stage}.nii.gz"), values, segmentation.roi, ct.native
-        )
+def _write_probabilities(folder: Path, ct: Ct, segmented: SegmentedCt) -> None:
+    for stage, values in (("kidney", segmented.kidney_on_roi), ("tumor", segmented.tumor_on_roi)):
+        write_roi_volume(folder.with_name(f"{folder.name}_{stage}.nii.gz"), values, segmented.roi, ct.native)
 
 
-def _describe(report: CaseReport, ct: Ct, segmentation: Segmentation) -> None:
+def _describe(report: CaseReport, ct: Ct, segmented: SegmentedCt) -> None:
     """Volumes, voxel counts and what is worth a warning, of the label map that will be written."""
     voxel_ml = float(np.prod(ct.spacing_mm)) / 1000
-    centre_x = (segmentation.roi.spec.shape_vox[2] - 1) / 2
-    for (kidney, tumor), box in zip(segmentation.restored.voxels, segmentation.structures.boxes, strict=True):
+    centre_x = (segmented.roi.spec.shape_vox[2] - 1) / 2
+    for (kidney, tumor), box in zip(segmented.voxels, segmented.structures.boxes, strict=True):
         side = "left" if (box[2].start + box[2].stop - 1) / 2 > centre_x else "right"
         report.structures.append(
             {
@@ -240,14 +237,14 @@ def _describe(report: CaseReport, ct: Ct, segmentation: Segmentation) -> None:
                 "tumor_ml": round(tumor * voxel_ml, 2),
             }
         )
-    kidneys, tumors = (sum(counts[i] for counts in segmentation.restored.voxels) for i in (0, 1))
+    kidneys, tumors = (sum(counts[i] for counts in segmented.voxels) for i in (0, 1))
     report.voxels = {"kidney": kidneys, "tumor": tumors}
     report.kidney_ml, report.tumor_ml = round(kidneys * voxel_ml, 2), round(tumors * voxel_ml, 2)
-    if not segmentation.structures.boxes:
+    if not segmented.structures.boxes:
         report.warnings.append("no kidney found: the label map is all background")
-    for box in segmentation.structures.boxes:
-        low = segmentation.roi.to_ct_index((box[0].start - 0.5, 0, 0))[0]
-        high = segmentation.roi.to_ct_index((box[0].stop - 0.5, 0, 0))[0]
+    for box in segmented.structures.boxes:
+        low = segmented.roi.to_ct_index((box[0].start - 0.5, 0, 0))[0]
+        high = segmented.roi.to_ct_index((box[0].stop - 0.5, 0, 0))[0]
         if low <= 0 or high >= ct.hu.shape[0] - 1:
             report.warnings.append("a kidney reaches the first or last slice: the scan may cut it")
             break

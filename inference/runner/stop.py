@@ -1,4 +1,4 @@
-"""Told to stop (SIGTERM, SIGINT): what is in hand is finished, nothing else is."""
+"""Graceful shutdown: on SIGTERM or SIGINT, finish the write in progress, then exit."""
 
 import logging
 import os
@@ -8,43 +8,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-IN_HAND = threading.RLock()
-"""Held while a case or the report is written: the process does not end within."""
+WRITE_LOCK = threading.RLock()
+"""Held while a case or the report is written. The process does not exit before it is released."""
 
 log = logging.getLogger("inference")
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Told to stop: end as soon as nothing is in hand. Told twice: at once.
+    """Within: exit at the first signal as soon as nothing is being written, at the second one at once.
 
-    A thread waits for the signals and ends the process. An exception raised wherever the main thread
-    happens to be would not do: raised between the taking and the giving back of a library's lock, it
-    leaves the writer waiting for ever.
+    A thread waits for the signals and ends the process. Raising an exception in the main thread instead would
+    not be safe: it could strike between a library's acquiring and releasing a lock, and the writer would then
+    wait for that lock for ever.
     """
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)  # set_wakeup_fd asks for it
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)  # set_wakeup_fd requires it
     before = {number: signal.signal(number, lambda number, frame: None) for number in SIGNALS}
-    descriptor = signal.set_wakeup_fd(tell)
-    threading.Thread(target=_watch, args=(told,), name="stop", daemon=True).start()
+    descriptor = signal.set_wakeup_fd(write_fd)
+    threading.Thread(target=_watch, args=(read_fd,), name="stop", daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(tell)  # ends the thread
+        os.close(write_fd)  # ends the thread
 
 
-def _watch(told: int) -> None:
-    with open(told, "rb", buffering=0) as numbers:
+def _watch(read_fd: int) -> None:
+    with open(read_fd, "rb", buffering=0) as numbers:
         if first := numbers.read(1):
-            threading.Thread(target=_finish, args=(first[0],), daemon=True).start()
+            threading.Thread(target=_exit_after_writing, args=(first[0],), daemon=True).start()
         if first and (second := numbers.read(1)):
             os._exit(128 + second[0])
 
 
-def _finish(number: int) -> None:
-    with IN_HAND:
-        log.warning("stopped: what is written is whole; go on with --skip-existing")
+def _exit_after_writing(number: int) -> None:
+    with WRITE_LOCK:
+        log.warning("stopped by a signal: written files are whole. Continue with --skip-existing")
         os._exit(128 + number)

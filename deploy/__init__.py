@@ -1,0 +1,1 @@
+"""How the container is run on many machines, and what is in it."""

@@ -1,0 +1,93 @@
+"""The two networks of the cascade, from the weights of one folder or of several."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .backends import Backend, Network, choose_backend, mean_of
+from .weights import Weights, WeightsError, WeightsMetadata, load_weights
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+WEIGHTS_FOLDERS = (Path("/opt/ml/model"), _PACKAGE / "weights", _PACKAGE.parent / "weights")
+"""Where weights are looked for: what an organiser mounts, in the package, beside the code."""
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Both networks, ready to run, with the metadata of their weights."""
+
+    kidney: Network
+    tumor: Network
+    kidney_metadata: WeightsMetadata
+    tumor_metadata: WeightsMetadata
+
+
+@dataclass(frozen=True)
+class CascadeWeights:
+    """The weights of both networks; of several folders (an ensemble) probabilities are averaged.
+
+    Attributes:
+        folders: where they come from; the first one's metadata is the cascade's.
+        kidney, tumor: what each folder holds.
+    """
+
+    folders: tuple[Path, ...]
+    kidney: tuple[Weights, ...]
+    tumor: tuple[Weights, ...]
+
+    def on(self, backend: Backend) -> Cascade:
+        """The networks on a backend.
+
+        Raises:
+            DeviceMemoryError: they do not fit on its GPU.
+        """
+        return Cascade(
+            mean_of([backend.network(weights) for weights in self.kidney]),
+            mean_of([backend.network(weights) for weights in self.tumor]),
+            self.kidney[0].metadata,
+            self.tumor[0].metadata,
+        )
+
+
+def load_cascade(
+    folder: str | Path | None = None, *, device: str = "auto", backend: str = "auto", precision: str = "auto"
+) -> Cascade:
+    """Both networks, ready for `segment`.
+
+    Args:
+        folder: holds kidney.safetensors and tumor.safetensors; by default the shipped weights.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        backend: "auto" (OpenVINO on a CPU where it is installed), "torch" or "openvino".
+        precision: "auto" (bfloat16 where processor and weights allow it), "float32" or "bfloat16".
+
+    Raises:
+        WeightsError: weights are missing, damaged, or not those of this network.
+        ValueError: no such device or backend here.
+        DeviceMemoryError: the networks do not fit on the GPU.
+    """
+    weights = load_cascade_weights([find_weights(None if folder is None else Path(folder))])
+    return weights.on(choose_backend(backend, device=device, precision=precision))
+
+
+def find_weights(folder: Path | None) -> Path:
+    """The folder itself, or the first of `WEIGHTS_FOLDERS` that holds weights."""
+    if folder is not None:
+        return folder
+    return next((f for f in WEIGHTS_FOLDERS if (f / "kidney.safetensors").is_file()), WEIGHTS_FOLDERS[-1])
+
+
+def load_cascade_weights(folders: Sequence[Path]) -> CascadeWeights:
+    """Read and verify kidney.safetensors and tumor.safetensors of each folder.
+
+    Raises:
+        WeightsError: as `load_weights`; or they were not all trained on the same grid and intensities.
+    """
+    kidney = tuple(load_weights(folder / "kidney.safetensors", "kidney") for folder in folders)
+    tumor = tuple(load_weights(folder / "tumor.safetensors", "tumor") for folder in folders)
+    for folder, *pair in zip(folders, kidney, tumor, strict=True):
+        if any(weights.metadata.roi != kidney[0].metadata.roi for weights in pair):
+            raise WeightsError(
+                f"{folder}: trained on different grids or intensities than "
+                f"{folders[0] / 'kidney.safetensors'}. Use weights of one training"
+            )
+    return CascadeWeights(tuple(folders), kidney, tumor)

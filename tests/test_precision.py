@@ -1,0 +1,86 @@
+"""What bfloat16 is judged by, and where the verdict goes."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import precision
+from benchmarks.precision import MAX_CHANGE, Score, Verdict, judge, score, write_verdict
+from inference.networks.backends import Backend, has_bf16
+from inference.networks.weights import CHECKSUMS, load_weights
+from tests.helpers import write_weights
+
+
+def test_voxels_to_be_ignored_count_for_nothing() -> None:
+    truth = np.uint8([0, 1, 1, 2, 255, 255, 0])
+    labels = np.uint8([0, 1, 0, 2, 1, 2, 1])
+    found = score(labels, truth, voxel_ml=0.5)
+    assert found.dsc == {"kidney": pytest.approx(2 * 2 / (3 + 3)), "tumor": 1.0}
+    assert found.false_ml == 0.5
+
+
+def test_a_structure_that_the_reference_does_not_show_has_no_dsc() -> None:
+    assert score(np.uint8([2, 1]), np.uint8([1, 1]), voxel_ml=1.0).dsc == {"kidney": 1.0}
+
+
+def _pair(name: str, before: float, after: float) -> tuple[Score, Score]:
+    return Score({name: before}, 0.0), Score({name: after}, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ((0.001, 0.001), True),
+        ((-0.009, 0.009), True),  # the mean does not change
+        ((0.0025, 0.0025), False),  # it does, upwards too
+        ((-0.0025, -0.0025), False),
+        ((0.011, -0.011), False),  # one case does
+    ],
+)
+def test_the_bars_are_those_of_the_mean_and_of_the_worst_case(
+    changes: tuple[float, ...], holds: bool
+) -> None:
+    verdict = judge({str(i): _pair("kidney", 0.9, 0.9 + change) for i, change in enumerate(changes)})
+    assert verdict.holds == holds
+    assert verdict.n == {"kidney": len(changes)}
+
+
+def test_a_tumor_that_changes_too_much_is_enough() -> None:
+    kidneys = {str(i): _pair("kidney", 0.9, 0.9) for i in range(9)}
+    assert judge(kidneys).holds
+    assert not judge({**kidneys, "t": _pair("tumor", 0.8, 0.8 + 2 * MAX_CHANGE)}).holds
+
+
+def test_nothing_measured_proves_nothing() -> None:
+    assert not judge({}).holds
+
+
+@pytest.mark.parametrize("change", [0.0001, 0.02])
+def test_the_verdict_is_where_auto_looks_for_it(change: float, tmp_path: Path) -> None:
+    write_weights(tmp_path)
+    names = ("kidney.safetensors", "tumor.safetensors")
+    lines = [f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (tmp_path / CHECKSUMS).write_text("".join(lines))
+    before = load_weights(tmp_path / names[0], "kidney")
+
+    verdict = Verdict({"kidney": 2}, {"kidney": change}, {"kidney": change})
+    write_verdict(tmp_path, verdict)
+
+    kidney, tumor = load_weights(tmp_path / names[0], "kidney"), load_weights(tmp_path / names[1], "tumor")
+    for weights in (kidney, tumor):
+        assert weights.metadata.bf16 == verdict.holds
+        assert f"{change:+.5f}" in weights.metadata.provenance["bfloat16"]
+        assert Backend("openvino", "cpu", 1).is_bf16(weights) == (verdict.holds and has_bf16("cpu"))
+    for name, tensor in before.tensors.items():
+        np.testing.assert_array_equal(kidney.tensors[name], tensor)
+    assert kidney.metadata.roi == before.metadata.roi
+
+
+def test_a_processor_without_bfloat16_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
+    done = CliRunner().invoke(precision.main, [str(tmp_path)])
+    assert done.exit_code == 1
+    assert "nothing would be proved" in done.output
