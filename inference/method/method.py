@@ -12,6 +12,9 @@ class Method:
     Attributes:
         roi_follows_kidneys: where a scan is longer than the ROI, the kidney network first looks for kidneys
             along z. The paper crops around the image centre. In long scans kidney DSC 0.594 → 0.931.
+        min_mean_probability: a structure whose probabilities have a lower mean is dropped.
+        min_fat_contact: so is one if a smaller share of its neighbouring voxels, air apart, is fat.
+        max_central_mm3: so is a larger one in the middle of the body (`CENTRAL_MM`): bladders, uteri.
         tumor_margin_vox: the tumor network sees the kidneys and so many voxels around them; None is the whole
             ROI, as in the paper. From 32 on label maps stay the same, in 0.6 to 0.9 of the time.
         mirror: the tumor network's probabilities are the mean over the CT and its mirror image, where the
@@ -26,6 +29,9 @@ class Method:
     """
 
     roi_follows_kidneys: bool = True
+    min_mean_probability: float = 0.95
+    min_fat_contact: float = 0.1
+    max_central_mm3: float = 500_000.0
     tumor_margin_vox: int | None = 32
     mirror: bool = True
     min_tumor_share: float = 0.25
@@ -36,6 +42,9 @@ class Method:
 DEFAULT = Method()
 PAPER = Method(
     roi_follows_kidneys=False,
+    min_mean_probability=0.0,
+    min_fat_contact=0.0,
+    max_central_mm3=1e9,
     tumor_margin_vox=None,
     mirror=False,
     min_tumor_share=0.0,
