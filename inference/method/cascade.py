@@ -23,11 +23,7 @@ def segment_tumor(
 ) -> NDArray[np.float32]:
     """The tumor network's probabilities around the kidneys, 0 elsewhere (later steps never read it).
 
-    Args:
-        image: (z, y, x), the ROI in [0, 1].
-        structures: the kidneys. Without any the network is not run.
-        cascade: the networks.
-        method: how much the network sees (`tumor_margin_vox`), and whether the mirror image too (`mirror`).
+    Without structures the network is not run; `image` is the ROI in [0, 1], (z, y, x).
     """
     probability = np.zeros_like(image)
     if structures.boxes:

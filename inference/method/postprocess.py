@@ -68,8 +68,7 @@ def keep_tumors(
     """Probabilities without pieces outside the kidneys or small beside another in theirs (not in the paper).
 
     Args:
-        tumor: probabilities (z, y, x) on the ROI grid.
-        structures: what `keep_kidneys` kept.
+        tumor, structures: probabilities (z, y, x) on the ROI grid, and what `keep_kidneys` kept.
         threshold: a voxel belongs to the tumor above it; pieces are 26-connected.
         min_share: of the voxels of the largest piece that overlaps the same structure.
 
@@ -145,10 +144,8 @@ def restore(
         kidney, tumor: probabilities (z, y, x) on the ROI grid. Tumor counts inside `structures` alone,
             and wins over kidney there.
         structures: what `keep_kidneys` kept of `kidney > kidney_threshold`.
-        roi: where the ROI grid lies in the CT.
-        ct_shape: (z, y, x) of the CT.
+        roi, ct_shape: where the ROI grid lies in the CT, and the CT's (z, y, x).
         kidney_threshold, tumor_threshold: a voxel belongs to a structure above it.
-        nearest: the paper's way.
 
     Returns:
         Labels, uint8 (z, y, x) in {0, 1, 2}; kidney and tumor voxels of each structure, in their order.
