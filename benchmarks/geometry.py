@@ -9,6 +9,7 @@ All that is lost between that and the label map on the CT's grid is lost by crop
 restore. Scans longer than the ROI are counted apart, with the paper's centre crop and with ours.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,9 +18,9 @@ import numpy as np
 from evaluation.metrics import dice
 from inference.formats.ct import read_ct
 from inference.geometry import RoiSpec, resample
-from inference.method.cascade import locate_kidneys, segment_kidneys
+from inference.method.cascade import locate_kidneys
 from inference.method.method import DEFAULT, PAPER, Method
-from inference.method.postprocess import keep_tumors, restore
+from inference.method.postprocess import keep_kidneys, keep_tumors, restore
 from inference.networks.cascade import Cascade
 from inference.networks.vnet import DOWNSAMPLING
 from inference.networks.weights import WeightsMetadata
@@ -39,12 +40,14 @@ def score(path: Path, cascade: Cascade, method: Method, *, hard: bool) -> tuple[
     reference = read_ct(path)
     labels, spacing_mm = reference.hu, reference.spacing_mm
     in_kidney, in_tumor = (labels > 0).astype(np.int16), (labels == 2).astype(np.int16)
-    roi = locate_kidneys(in_kidney, spacing_mm, cascade, method)
+    by_size = replace(PAPER, roi_follows_kidneys=method.roi_follows_kidneys)  # a mask has no fat
+    roi = locate_kidneys(in_kidney, spacing_mm, cascade, by_size)
     kidney, tumor = (np.nan_to_num(resample(mask, roi)) for mask in (in_kidney, in_tumor))
     if hard:
         kidney, tumor = ((p > 0.5).astype(np.float32) for p in (kidney, tumor))
-    structures, threshold = segment_kidneys(kidney, metadata), cascade.tumor_metadata.threshold
-    restored = restore(
+    structures = keep_kidneys(kidney > metadata.threshold, spec.spacing_mm**3)
+    threshold = cascade.tumor_metadata.threshold
+    restored, _ = restore(
         kidney,
         keep_tumors(tumor, structures, threshold, min_share=method.min_tumor_share),
         structures,
@@ -53,7 +56,7 @@ def score(path: Path, cascade: Cascade, method: Method, *, hard: bool) -> tuple[
         kidney_threshold=metadata.threshold,
         tumor_threshold=threshold,
         nearest=not method.interpolate,
-    ).labels
+    )
     is_long = labels.shape[0] * spacing_mm[0] > spec.extent_mm[0]
     return dice(restored > 0, labels > 0), dice(restored == 2, labels == 2), is_long
 

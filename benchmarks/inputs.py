@@ -16,8 +16,8 @@ from training.synthesis.draw import draw_labels, synthesise_ct
 DRAWN_SPACING_MM = 4.0
 PIXELS, PIXEL_MM, SLICE_MM = 512, 0.8, 1.0
 NOISE_HU = 12.0  # real CTs compress by a third of what smooth ones do
-BRIGHTEST_HU, KIDNEY_HU, TUMOR_HU = 60.0, 140.0, 220.0
-"""Of all else, of kidneys and of tumors in the CTs made here, before noise."""
+FAT_HU, BRIGHTEST_HU, KIDNEY_HU, TUMOR_HU = -100.0, 60.0, 140.0, 220.0
+"""Around kidneys, of all else at most, of kidneys and of tumors in the CTs made here, before noise."""
 
 
 def make_ct(path: Path, *, n_slices: int, seed: int = 3, pixels: int = PIXELS) -> Path:
@@ -35,6 +35,7 @@ def make_ct(path: Path, *, n_slices: int, seed: int = 3, pixels: int = PIXELS) -
     inside = torch.ones_like(labels, dtype=torch.bool)
     drawn = synthesise_ct(labels, inside, spacing_mm=DRAWN_SPACING_MM, seed=seed).numpy()
     drawn = np.minimum(drawn, BRIGHTEST_HU)
+    drawn[ndimage.binary_dilation(labels > 0, iterations=2)] = FAT_HU  # without it they are no kidneys
     drawn[labels == 1], drawn[labels == 2] = KIDNEY_HU, TUMOR_HU
     random = np.random.default_rng(seed)
     voxels = np.empty((n_slices, pixels, pixels), dtype=np.int16)

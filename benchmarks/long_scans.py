@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.metrics import dice
-from inference.geometry import Roi, RoiSpec, Shape, Vector
-from inference.method.cascade import locate_kidneys, segment_kidneys
-from inference.method.postprocess import restore
-from inference.method.roi import extract_roi, place_roi
+from inference.geometry import Roi, RoiSpec, Shape, Vector, resample
+from inference.method.cascade import locate_kidneys
+from inference.method.evidence import segment_kidneys
+from inference.method.postprocess import Structures, restore
+from inference.method.roi import normalise, place_roi
 from inference.networks.backends import Backend, usable_cores
 from inference.networks.cascade import Cascade
 from inference.networks.vnet import DOWNSAMPLING
@@ -70,7 +71,7 @@ def look_at_all(hu: NDArray[np.int16], spacing_mm: Vector, cascade: Cascade, *, 
     shape: Shape = (side(hu.shape[0] * spacing_mm[0]), side(spec.extent_mm[1]), side(spec.extent_mm[2]))
     look = place_roi(hu.shape, spacing_mm, RoiSpec(shape, look_mm, spec.normalisation, spec.window_hu))
     metadata = replace(cascade.kidney_metadata, roi=look.spec)
-    structures = segment_kidneys(cascade.kidney(extract_roi(hu, look)), metadata)
+    structures = _kidneys(hu, look, replace(cascade, kidney_metadata=metadata))[1]
     if not structures.boxes:
         return place_roi(hu.shape, spacing_mm, spec)
     ends = [look.to_ct_index((box[0].start - 0.5, 0, 0))[0] for box in structures.boxes[:2]]
@@ -78,14 +79,19 @@ def look_at_all(hu: NDArray[np.int16], spacing_mm: Vector, cascade: Cascade, *, 
     return place_roi(hu.shape, spacing_mm, spec, centre_z_vox=(min(ends) + max(ends)) / 2)
 
 
+def _kidneys(hu: NDArray[np.int16], roi: Roi, cascade: Cascade) -> tuple[NDArray[np.float32], Structures]:
+    roi_hu = resample(hu, roi)
+    probability = cascade.kidney(normalise(roi_hu, roi.spec))
+    return probability, segment_kidneys(probability, roi_hu, cascade.kidney_metadata)
+
+
 def score(
     hu: NDArray[np.int16], labels: NDArray[np.uint8], roi: Roi, cascade: Cascade
 ) -> tuple[float, float]:
     """Kidney DSC of the whole chain with this ROI, and the share of kidney that lies in it along z."""
     metadata = cascade.kidney_metadata
-    kidney = cascade.kidney(extract_roi(hu, roi))
-    structures = segment_kidneys(kidney, metadata)
-    restored = restore(
+    kidney, structures = _kidneys(hu, roi, cascade)
+    restored, _ = restore(
         kidney,
         np.zeros_like(kidney),
         structures,
@@ -97,7 +103,7 @@ def score(
     low, high = roi.to_ct_index((-0.5, 0, 0))[0], roi.to_ct_index((roi.spec.shape_vox[0] - 0.5, 0, 0))[0]
     slices = np.count_nonzero(labels, axis=(1, 2))
     covered = slices[max(0, round(low)) : max(0, round(high))].sum() / slices.sum()
-    return dice(restored.labels > 0, labels > 0), float(covered)
+    return dice(restored > 0, labels > 0), float(covered)
 
 
 @click.command()

@@ -15,11 +15,12 @@ import numpy as np
 
 from evaluation.metrics import dice
 from inference.formats.ct import read_ct
-from inference.geometry import TUMOR
-from inference.method.cascade import locate_kidneys, segment_kidneys, segment_tumor
+from inference.geometry import TUMOR, resample
+from inference.method.cascade import locate_kidneys, segment_tumor
+from inference.method.evidence import segment_kidneys
 from inference.method.method import DEFAULT
 from inference.method.postprocess import restore
-from inference.method.roi import extract_roi
+from inference.method.roi import normalise
 from inference.networks.cascade import load_cascade
 from inference.runner.cases import find_cases
 
@@ -38,9 +39,10 @@ def main(folder: Path, weights: Path) -> None:
     for case in find_cases(folder):
         ct = read_ct(case.source)
         roi = locate_kidneys(ct.hu, ct.spacing_mm, cascade)
-        image = extract_roi(ct.hu, roi)
+        hu = resample(ct.hu, roi)
+        image = normalise(hu, roi.spec)
         probability = cascade.kidney(image)
-        structures = segment_kidneys(probability, kidney)
+        structures = segment_kidneys(probability, hu, kidney)
         seconds, maps = {}, {}
         for margin in (None, *MARGINS_VOX):
             for _ in range(2):  # the first pass of a shape prepares for it
@@ -51,8 +53,8 @@ def main(folder: Path, weights: Path) -> None:
                 "kidney_threshold": kidney.threshold,
                 "tumor_threshold": tumor.threshold,
             }
-            restored = restore(probability, found, structures, roi, ct.hu.shape, **thresholds)
-            maps[margin] = restored.labels == TUMOR
+            labels, _ = restore(probability, found, structures, roi, ct.hu.shape, **thresholds)
+            maps[margin] = labels == TUMOR
         for margin in MARGINS_VOX:
             scores[margin].append(dice(maps[margin], maps[None]))
             shares[margin].append(seconds[margin] / seconds[None])

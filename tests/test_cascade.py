@@ -13,11 +13,9 @@ from inference.geometry import RoiSpec
 from inference.method.cascade import (
     TILE_OVERLAP,
     _box_around,
-    _tiles_along_z,
     locate_kidneys,
-    segment_kidneys,
     segment_tumor,
-    voxel_mm3,
+    tile_centres,
 )
 from inference.method.method import PAPER, Method
 from inference.method.postprocess import Box, Structures
@@ -30,6 +28,9 @@ from tests.helpers import metadata
 SPEC = RoiSpec((16, 16, 16), 4.0, window_hu=(0.0, 1.0))
 SPACING_MM = (4.0, 4.0, 4.0)
 """The ROI's own spacing: one ROI voxel is one CT voxel, and tiles start at whole slices."""
+
+SIZE_ALONE = replace(PAPER, roi_follows_kidneys=True)
+"""The blocks lie in water: there is no fat around them."""
 
 
 class Recorder:
@@ -64,7 +65,7 @@ def scan(n_slices: int, *kidneys: tuple[int, int, int]) -> NDArray[np.int16]:
 )
 def test_tiles_cover_every_slice_with_enough_overlap(n_slices: int, spacing_mm: float, side: int) -> None:
     spec = RoiSpec((side, 168, 168), 2.0)
-    centres = np.array(_tiles_along_z(n_slices, (spacing_mm, 1.0, 1.0), spec))
+    centres = np.array(tile_centres(n_slices, (spacing_mm, 1.0, 1.0), spec))
     length = side * 2.0 / spacing_mm
     first_edge, last_edge = centres[0] - length / 2, centres[-1] + length / 2
     assert first_edge <= -0.5 + 1e-6
@@ -87,7 +88,9 @@ def test_tiles_cover_every_slice_with_enough_overlap(n_slices: int, spacing_mm: 
 def test_short_ct_is_the_centre_crop_and_costs_no_network(n_slices: int) -> None:
     network = Recorder()
     hu = scan(n_slices, (0, 3, 10))
-    assert locate_kidneys(hu, SPACING_MM, cascade_of(network)) == place_roi(hu.shape, SPACING_MM, SPEC)
+    assert locate_kidneys(hu, SPACING_MM, cascade_of(network), SIZE_ALONE) == place_roi(
+        hu.shape, SPACING_MM, SPEC
+    )
     assert network.shown == []
 
 
@@ -95,7 +98,7 @@ def test_short_ct_is_the_centre_crop_and_costs_no_network(n_slices: int) -> None
 def test_kidneys_anywhere_in_a_long_ct_are_centred_on(first: int, end: int) -> None:
     hu = scan(60, (first, end, 6))  # 288 voxels of 64 mm³: 18 cm³
     network = Recorder()
-    roi = locate_kidneys(hu, SPACING_MM, cascade_of(network))
+    roi = locate_kidneys(hu, SPACING_MM, cascade_of(network), SIZE_ALONE)
     centre = roi.start_vox[0] + roi.step_vox[0] * (16 - 1) / 2
     assert centre == pytest.approx((first + end - 1) / 2)
     assert len(network.shown) == 5  # 60 slices, 16 a tile, at most 12 from one to the next
@@ -105,28 +108,20 @@ def test_kidneys_anywhere_in_a_long_ct_are_centred_on(first: int, end: int) -> N
 def test_both_kidneys_at_unlike_heights_are_taken_in() -> None:
     hu = scan(60, (40, 46, 6))
     hu[45:53, 9:15, 10:16] = 1
-    roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()))
+    roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()), SIZE_ALONE)
     assert roi.start_vox[0] + 7.5 == pytest.approx((40 + 52) / 2)
 
 
 def test_what_does_not_fit_beside_the_largest_is_left_out() -> None:
     hu = scan(60, (4, 12, 7), (50, 56, 6))
-    roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()))
+    roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()), SIZE_ALONE)
     assert roi.start_vox[0] + 7.5 == pytest.approx((4 + 11) / 2)
 
 
 def test_nothing_found_is_the_centre_crop() -> None:
     hu = scan(60, (40, 42, 6))  # 72 voxels of 64 mm³: 4.6 cm³, too small for a kidney
-    roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()))
+    roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()), SIZE_ALONE)
     assert roi == place_roi(hu.shape, SPACING_MM, SPEC)
-
-
-def test_kidneys_are_above_the_threshold_of_the_weights() -> None:
-    probability = np.full((16, 16, 16), 0.3, dtype=np.float32)
-    assert voxel_mm3(SPEC) == 64.0
-    above = segment_kidneys(probability, metadata("kidney", SPEC, threshold=0.29))
-    assert above.volumes_mm3 == (16**3 * 64.0,)
-    assert segment_kidneys(probability, metadata("kidney", SPEC, threshold=0.31)).volumes_mm3 == ()
 
 
 # --- the tumor network's view ------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What counts as a kidney, and the way back from the ROI grid to the CT's own."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -9,7 +11,6 @@ from numpy.typing import NDArray
 
 from inference.geometry import Roi, RoiSpec, Shape, Vector
 from inference.method.postprocess import (
-    Restored,
     Structures,
     grow_by_tumor,
     keep_kidneys,
@@ -18,6 +19,12 @@ from inference.method.postprocess import (
 )
 from inference.method.roi import place_roi
 from tests.helpers import ball, identity_roi
+
+
+class Restored(NamedTuple):
+    labels: NDArray[np.uint8]
+    voxels: tuple[tuple[int, int], ...]
+
 
 BIG_VOXEL_MM3 = 5000.0
 """Three voxels of these are a kidney, two (10 cm³ exactly) are not."""
@@ -44,7 +51,7 @@ def restore_simply(
     kidney = kidney.astype(np.float32)
     tumor = np.zeros_like(kidney) if tumor is None else tumor.astype(np.float32)
     structures = keep_kidneys(kidney > settings["kidney_threshold"], voxel_mm3)
-    return restore(kidney, tumor, structures, roi, ct_shape, **settings)
+    return Restored(*restore(kidney, tumor, structures, roi, ct_shape, **settings))
 
 
 # ------------------------------------------------------------------------------------------------- components
@@ -90,6 +97,30 @@ def test_small_pieces_beside_a_large_tumor_are_dropped() -> None:
     np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), expected)
     # at a higher threshold all that is left of the first is one voxel: the others are no longer small
     np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.95, min_share=0.25), tumor)
+
+
+def test_pieces_are_measured_by_the_largest_of_their_own_kidney() -> None:
+    mask = np.zeros((3, 3, 24), dtype=bool)
+    mask[:, :, :12] = mask[:, :, 16:] = True  # two kidneys
+    kidneys = keep_kidneys(mask, BIG_VOXEL_MM3)
+    tumor = np.zeros(mask.shape, dtype=np.float32)
+    tumor[:, :, 0:9] = 1  # 81 voxels in the first
+    tumor[0, 0, 11] = 1  # one beside it goes
+    tumor[0, 0, 23] = 1  # one alone in the second stays
+    expected = tumor.copy()
+    expected[0, 0, 11] = 0
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), expected)
+
+
+def test_a_tumor_that_overlaps_two_kidneys_is_kept_for_either() -> None:
+    mask = np.zeros((1, 1, 24), dtype=bool)
+    mask[:, :, :12] = mask[:, :, 14:] = True
+    kidneys = keep_kidneys(mask, BIG_VOXEL_MM3)
+    tumor = np.zeros(mask.shape, dtype=np.float32)
+    tumor[0, 0, 0:9] = 1
+    tumor[0, 0, 11:15] = 0.9  # four voxels between them: more than a quarter of nine, alone in the second
+    tumor[0, 0, 20] = 0.8  # a quarter of four
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), tumor)
 
 
 def test_a_tumor_away_from_the_kidneys_is_dropped_and_no_measure() -> None:
@@ -413,7 +444,7 @@ def test_structures_given_decide_not_the_probabilities() -> None:
     ids = np.zeros((6, 6, 6), dtype=np.uint8)
     ids[2:4, 2:4, 2:4] = 1
     given_structures = Structures(ids, ((slice(2, 4),) * 3,), (20_000.0,))
-    restored = restore(
+    labels, _ = restore(
         kidney,
         kidney,
         given_structures,
@@ -422,4 +453,4 @@ def test_structures_given_decide_not_the_probabilities() -> None:
         kidney_threshold=0.5,
         tumor_threshold=0.5,
     )
-    np.testing.assert_array_equal(restored.labels, 2 * ids)
+    np.testing.assert_array_equal(labels, 2 * ids)

@@ -177,6 +177,17 @@ def test_no_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
     assert tumor_calls == []
 
 
+def test_no_evidence_for_a_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
+    hu = abdomen(with_tumor=False)
+    hu[hu == FAT_HU] = 0  # muscle all around: livers and bladders lie so, kidneys do not
+    save_nifti(tmp_path / "in" / "ct.nii.gz", hu, canonical_affine(ABDOMEN_SPACING_MM))
+    (report,) = run(tmp_path / "in", tmp_path / "out")
+    assert report.warnings == ["no kidney found: the label map is all background"]
+    assert not np.asarray(load_nifti(tmp_path / "out" / "ct.nii.gz").dataobj).any()
+    (report,) = run(tmp_path / "in", tmp_path / "paper", method=PAPER)
+    assert len(report.structures) == 2
+
+
 @pytest.mark.parametrize(("centre_z_mm", "is_cut"), [(60.0, False), (8.0, True), (112.0, True)])
 def test_a_kidney_at_the_scans_end_is_warned_of(tmp_path: Path, centre_z_mm: float, is_cut: bool) -> None:
     save_abdomens(tmp_path / "in", 1, centre_z_mm=centre_z_mm)
@@ -239,15 +250,20 @@ def test_paper_crops_the_centre_also_of_a_long_scan() -> None:
     assert not literal.labels.any()
 
 
-def test_paper_keeps_small_pieces_of_tumor() -> None:
+def test_paper_keeps_small_pieces_of_tumor_beside_a_larger_one() -> None:
     hu = abdomen(with_tumor=True)
-    right = np.argwhere((hu == KIDNEY_HU) & (np.arange(hu.shape[2]) < hu.shape[2] // 2)).mean(0).astype(int)
-    small = tuple(slice(i, i + 2) for i in right)
-    hu[small] = TUMOR_HU  # a tenth of the one in the other kidney
+    # a tenth of it, 6 mm beside it in the same kidney; and another in the other kidney
+    (z, y, x), middle = np.argwhere(hu == TUMOR_HU).mean(0).astype(int), hu.shape[2] // 2
+    beside = np.s_[z : z + 2, y + 1 : y + 3, x - 7 : x - 5]
+    right = np.argwhere((hu == KIDNEY_HU) & (np.arange(hu.shape[2]) < middle)).mean(0).astype(int)
+    alone = tuple(slice(i, i + 2) for i in right)
+    assert (hu[beside] == KIDNEY_HU).all()
+    hu[beside] = hu[alone] = TUMOR_HU
     for method, kept in ((PAPER, True), (DEFAULT, False)):
-        found = segment(hu, ABDOMEN_SPACING_MM, threshold_cascade(), method)
-        assert (found.labels[small] == 2).any() == kept
-        assert np.count_nonzero(found.labels == 2) > 40  # the large one
+        labels = segment(hu, ABDOMEN_SPACING_MM, threshold_cascade(), method).labels
+        assert (labels[beside] == 2).any() == kept
+        assert (labels[alone] == 2).any()  # a kidney's tumors are measured by its own largest one
+        assert np.count_nonzero(labels == 2) > 40  # the large one
 
 
 def test_a_tumor_reaches_out_of_its_kidney_as_far_as_its_network_was_taught() -> None:

@@ -5,27 +5,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import Roi, RoiSpec, Vector
+from ..geometry import Roi, RoiSpec, Vector, resample
 from ..networks.cascade import Cascade
 from ..networks.vnet_tensors import DOWNSAMPLING
-from ..networks.weights import WeightsMetadata
+from .evidence import segment_kidneys
 from .method import DEFAULT, Method
-from .postprocess import Box, Structures, keep_kidneys
-from .roi import extract_roi, place_roi
+from .postprocess import Box, Structures
+from .roi import normalise, place_roi
 
 TILE_OVERLAP = 0.25
 """Least part of a tile that the next one repeats: a kidney is about a third of a tile long, so what one
 tile cuts lies deeper inside its neighbour."""
-
-
-def voxel_mm3(spec: RoiSpec) -> float:
-    """Volume of one ROI voxel."""
-    return spec.spacing_mm**3
-
-
-def segment_kidneys(probability: NDArray[np.float32], metadata: WeightsMetadata) -> Structures:
-    """Threshold the kidney network's output and keep what can be a kidney."""
-    return keep_kidneys(probability > metadata.threshold, voxel_mm3(metadata.roi))
 
 
 def segment_tumor(
@@ -33,11 +23,7 @@ def segment_tumor(
 ) -> NDArray[np.float32]:
     """The tumor network's probabilities around the kidneys, 0 elsewhere (later steps never read it).
 
-    Args:
-        image: (z, y, x), the ROI in [0, 1].
-        structures: the kidneys. Without any the network is not run.
-        cascade: the networks.
-        method: how much the network sees (`tumor_margin_vox`), and whether the mirror image too (`mirror`).
+    Without structures the network is not run; `image` is the ROI in [0, 1], (z, y, x).
     """
     probability = np.zeros_like(image)
     if structures.boxes:
@@ -72,25 +58,21 @@ def locate_kidneys(
 ) -> Roi:
     """The ROI: around the image centre (paper), or around the kidneys of a CT that is longer than the ROI.
 
-    The kidney network looks at overlapping tiles along z; the ROI is centred on the structures found, the
-    largest first and the others as far as they fit in with it.
-
-    Args:
-        hu: (z, y, x) canonical.
-        spacing_mm: (z, y, x).
-        cascade: the networks.
-        method: whether to look at all (`roi_follows_kidneys`).
-        done: told which share of the tiles has been looked at.
+    The kidney network looks at overlapping tiles along z; the ROI is centred on what the method takes for
+    kidneys there, the largest first and the others as far as they fit in with it. `done` is told which share
+    of the tiles has been looked at.
     """
     spec = cascade.kidney_metadata.roi
-    tiles = _tiles_along_z(hu.shape[0], spacing_mm, spec)
+    tiles = tile_centres(hu.shape[0], spacing_mm, spec)
     if len(tiles) == 1 or not method.roi_follows_kidneys:
         return place_roi(hu.shape, spacing_mm, spec)
     found: list[tuple[float, float, float]] = []  # volume mm³, lowest and highest z in CT voxels
     for number, centre_z in enumerate(tiles):
         done(number / len(tiles))
         roi = place_roi(hu.shape, spacing_mm, spec, centre_z_vox=centre_z)
-        structures = segment_kidneys(cascade.kidney(extract_roi(hu, roi)), cascade.kidney_metadata)
+        tile = resample(hu, roi)
+        probability = cascade.kidney(normalise(tile, spec))
+        structures = segment_kidneys(probability, tile, cascade.kidney_metadata, method)
         for box, volume in zip(structures.boxes, structures.volumes_mm3, strict=True):
             low, high = (roi.to_ct_index((z - 0.5, 0, 0))[0] for z in (box[0].start, box[0].stop))
             found.append((volume, low, high))
@@ -105,7 +87,7 @@ def locate_kidneys(
     return place_roi(hu.shape, spacing_mm, spec, centre_z_vox=(low + high) / 2)
 
 
-def _tiles_along_z(n_slices: int, spacing_mm: Vector, spec: RoiSpec) -> list[float]:
+def tile_centres(n_slices: int, spacing_mm: Vector, spec: RoiSpec) -> list[float]:
     """Centres (CT index) of the fewest evenly spread ROIs that cover all slices with enough overlap."""
     length = spec.extent_mm[0] / spacing_mm[0]  # of one tile, in CT slices
     if n_slices <= length:

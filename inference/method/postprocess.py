@@ -1,6 +1,6 @@
 """From probabilities on the ROI grid to a label map on the CT's grid (paper, section 2.3)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,31 +34,27 @@ class Structures:
     volumes_mm3: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Restored:
-    """A label map on the CT's grid.
-
-    Attributes:
-        labels: uint8 (z, y, x) in {0, 1, 2}.
-        voxels: kidney and tumor voxels of each structure, in their order.
-    """
-
-    labels: NDArray[np.uint8]
-    voxels: tuple[tuple[int, int], ...]
-
-
-def keep_kidneys(mask: NDArray[np.bool_], voxel_mm3: float) -> Structures:
+def keep_kidneys(
+    mask: NDArray[np.bool_],
+    voxel_mm3: float,
+    is_kidney: Callable[[NDArray[np.bool_], Box], bool] = lambda own, box: True,
+) -> Structures:
     """At most three 26-connected structures, each larger than 10 cm³, the largest ones (paper, 2.3).
 
     Args:
         mask: (z, y, x), kidney ∪ tumor.
         voxel_mm3: volume of one voxel.
+        is_kidney: (mask of one structure in a box one voxel larger, that box) → whether it counts.
     """
     components, _ = ndimage.label(mask, CONNECTIVITY_26)
     boxes = ndimage.find_objects(components)
     volumes = np.bincount(components.ravel(), minlength=len(boxes) + 1)[1:] * voxel_mm3
-    largest_first = np.argsort(-volumes, kind="stable")[:MAX_STRUCTURES]
-    kept = [int(i) for i in largest_first if volumes[i] > MIN_STRUCTURE_MM3]
+    kept: list[int] = []
+    for i in np.argsort(-volumes, kind="stable"):
+        if volumes[i] > MIN_STRUCTURE_MM3 and len(kept) < MAX_STRUCTURES:
+            z, y, x = (slice(max(0, side.start - 1), side.stop + 1) for side in boxes[i])
+            if is_kidney(components[z, y, x] == i + 1, (z, y, x)):
+                kept.append(int(i))
     new_id = np.zeros(len(boxes) + 1, dtype=np.uint8)
     for rank, component in enumerate(kept, start=1):
         new_id[component + 1] = rank
@@ -72,13 +68,12 @@ def keep_kidneys(mask: NDArray[np.bool_], voxel_mm3: float) -> Structures:
 def keep_tumors(
     tumor: NDArray[np.float32], structures: Structures, threshold: float, *, min_share: float
 ) -> NDArray[np.float32]:
-    """Probabilities without pieces outside the kidneys or small beside the largest one (not in the paper).
+    """Probabilities without pieces outside the kidneys or small beside another in theirs (not in the paper).
 
     Args:
-        tumor: probabilities (z, y, x) on the ROI grid.
-        structures: what `keep_kidneys` kept.
+        tumor, structures: probabilities (z, y, x) on the ROI grid, and what `keep_kidneys` kept.
         threshold: a voxel belongs to the tumor above it; pieces are 26-connected.
-        min_share: of the largest piece's voxels, which a piece needs to be kept (`Method.min_tumor_share`).
+        min_share: of the voxels of the largest piece that overlaps the same structure.
 
     Returns:
         The same, 0 in every piece that overlaps no structure, or is too small.
@@ -86,9 +81,10 @@ def keep_tumors(
     is_tumor = tumor > threshold
     pieces, count = ndimage.label(is_tumor, CONNECTIVITY_26)
     is_kept = np.zeros(count + 1, dtype=bool)
-    is_kept[pieces[is_tumor & (structures.ids > 0)]] = True
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
-    is_kept &= sizes >= min_share * sizes[is_kept].max(initial=0)
+    for rank, box in enumerate(structures.boxes, start=1):
+        own = np.unique(pieces[box][is_tumor[box] & (structures.ids[box] == rank)])
+        is_kept[own] |= sizes[own] >= min_share * sizes[own].max(initial=0)
     is_kept[0] = True  # what is no tumor
     return np.where(is_kept[pieces], tumor, np.float32(0))
 
@@ -106,19 +102,16 @@ def grow_by_tumor(
 
     Only tumors that overlap a kidney belong to it.
 
-    Args:
-        kidney, tumor: probabilities (z, y, x) on the ROI grid.
-        structures: what `keep_kidneys` kept.
+    Args: as for `restore`, and
         reach_vox: steps from tumor voxel to tumor voxel (26-connected) that may lead out of a structure.
-        kidney_threshold, tumor_threshold: a voxel belongs to a structure above it.
 
     Returns:
         The kidney's probabilities, above their threshold in what was added, and the grown structures.
     """
     if reach_vox == 0:
         return kidney, structures
-    kidney, ids, boxes, volumes = kidney.copy(), structures.ids.copy(), [], []
-    for rank, (box, volume) in enumerate(zip(structures.boxes, structures.volumes_mm3, strict=True), start=1):
+    kidney, ids = kidney.copy(), structures.ids.copy()
+    for rank, box in enumerate(structures.boxes, start=1):
         z, y, x = (slice(max(0, side.start - reach_vox), side.stop + reach_vox) for side in box)
         around = ids[z, y, x]  # a view
         old, is_tumor = around == rank, tumor[z, y, x] > tumor_threshold
@@ -128,14 +121,9 @@ def grow_by_tumor(
         new = grown & ~old
         around[new] = rank
         kidney[z, y, x][new] = tumor[z, y, x][new] - tumor_threshold + kidney_threshold
-        own_z, own_y, own_x = ndimage.find_objects((old | new).view(np.uint8))[0]
-        boxes.append((_within(z, own_z), _within(y, own_y), _within(x, own_x)))
-        volumes.append(volume * (1 + np.count_nonzero(new) / np.count_nonzero(old)))
-    return kidney, Structures(ids, tuple(boxes), tuple(volumes))
-
-
-def _within(outer: slice, inner: slice) -> slice:
-    return slice(outer.start + inner.start, outer.start + inner.stop)
+    voxel_mm3 = sum(structures.volumes_mm3) / max(1, int(np.count_nonzero(structures.ids)))
+    volumes_mm3 = np.bincount(ids.ravel())[1:] * voxel_mm3
+    return kidney, Structures(ids, tuple(ndimage.find_objects(ids)), tuple(volumes_mm3.tolist()))
 
 
 def restore(
@@ -148,7 +136,7 @@ def restore(
     kidney_threshold: float,
     tumor_threshold: float,
     nearest: bool = False,
-) -> Restored:
+) -> tuple[NDArray[np.uint8], tuple[tuple[int, int], ...]]:
     """Bring the structures from the ROI grid to the CT's own, one at a time, in their bounding boxes.
 
     By default probabilities are interpolated linearly and thresholded on the CT's grid, which keeps the
@@ -159,10 +147,11 @@ def restore(
         kidney, tumor: probabilities (z, y, x) on the ROI grid. Tumor counts inside `structures` alone,
             and wins over kidney there.
         structures: what `keep_kidneys` kept of `kidney > kidney_threshold`.
-        roi: where the ROI grid lies in the CT.
-        ct_shape: (z, y, x) of the CT.
+        roi, ct_shape: where the ROI grid lies in the CT, and the CT's (z, y, x).
         kidney_threshold, tumor_threshold: a voxel belongs to a structure above it.
-        nearest: the paper's way.
+
+    Returns:
+        Labels, uint8 (z, y, x) in {0, 1, 2}; kidney and tumor voxels of each structure, in their order.
     """
     restored = np.zeros(ct_shape, dtype=np.uint8)
     voxels = []
@@ -189,7 +178,7 @@ def restore(
         labels[is_kidney & is_tumor] = TUMOR
         n_tumor = int(np.count_nonzero(is_kidney & is_tumor))
         voxels.append((int(np.count_nonzero(is_kidney)) - n_tumor, n_tumor))
-    return Restored(restored, tuple(voxels))
+    return restored, tuple(voxels)
 
 
 def _boxes_above(values: NDArray[np.float32], threshold: float, roi: Roi, target: Box) -> Iterator[Box]:

@@ -12,8 +12,7 @@ def place_roi(
     """The ROI around the image centre (paper, section 2.1), or around another height along z.
 
     Args:
-        ct_shape: (z, y, x) voxels of the CT.
-        ct_spacing_mm: (z, y, x) of the CT.
+        ct_shape, ct_spacing_mm: (z, y, x) of the CT.
         spec: the grid to place.
         centre_z_vox: CT index along z to centre on instead of the image centre.
     """

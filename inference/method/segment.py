@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ..geometry import Roi, Vector, resample
 from ..networks.cascade import Cascade
-from .cascade import locate_kidneys, segment_kidneys, segment_tumor
+from .cascade import locate_kidneys, segment_tumor
+from .evidence import segment_kidneys
 from .method import DEFAULT, Method
 from .postprocess import Structures, grow_by_tumor, keep_tumors, restore
 from .roi import normalise
@@ -59,25 +60,23 @@ def segment(
     """
     tell = progress or (lambda stage, share: None)
     kidney_metadata, tumor_metadata = cascade.kidney_metadata, cascade.tumor_metadata
-    thresholds = {
-        "kidney_threshold": kidney_metadata.threshold,
-        "tumor_threshold": tumor_metadata.threshold,
-    }
+    thresholds = {"kidney_threshold": kidney_metadata.threshold, "tumor_threshold": tumor_metadata.threshold}
     reach_vox = tumor_metadata.margin_vox if method.grow_by_tumors else 0
     tell("locate", 0.0)
     roi = locate_kidneys(hu, spacing_mm, cascade, method, partial(tell, "locate"))
     tell("roi", 0.0)
-    image = normalise(resample(hu, roi), roi.spec)
+    roi_hu = resample(hu, roi)
+    image = normalise(roi_hu, roi.spec)
     tell("kidney", 0.0)
     kidney = cascade.kidney(image)
     tell("components", 0.0)
-    structures = segment_kidneys(kidney, kidney_metadata)
+    structures = segment_kidneys(kidney, roi_hu, kidney_metadata, method)
     tell("tumor", 0.0)
     tumor = segment_tumor(image, structures, cascade, method)
     tell("restore", 0.0)
     kept = keep_tumors(tumor, structures, tumor_metadata.threshold, min_share=method.min_tumor_share)
     grown, structures = grow_by_tumor(kidney, kept, structures, reach_vox=reach_vox, **thresholds)
     nearest = not method.interpolate
-    restored = restore(grown, kept, structures, roi, hu.shape, nearest=nearest, **thresholds)
+    labels, voxels = restore(grown, kept, structures, roi, hu.shape, nearest=nearest, **thresholds)
     tell("restore", 1.0)
-    return SegmentedCt(restored.labels, restored.voxels, roi, kidney, tumor, structures)
+    return SegmentedCt(labels, voxels, roi, kidney, tumor, structures)

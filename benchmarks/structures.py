@@ -1,0 +1,276 @@
+"""What the kidney network finds in real CTs, structure by structure, before any rule drops one.
+
+    python -m benchmarks.structures CTS [--truth LABEL_MAPS] [--weights weights] [--csv FILE] [--only NAME]
+
+CTS is any input folder of `python -m inference`. Reference label maps (255: to be ignored) are files of the
+CTs' names in LABEL_MAPS, or `segmentation.nii.gz` beside each CT. An `index.json` in CTS may name scans that
+show no kidney (`{"name": {"labels": "no kidney in view"}}`). In a scan longer than the ROI, what is found in
+each tile along z is listed too.
+"""
+
+import csv
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from inference import load_cascade, read_ct
+from inference.geometry import KIDNEY, Roi, resample
+from inference.method.cascade import locate_kidneys, tile_centres
+from inference.method.evidence import CENTRAL_MM, TISSUE_HU, evidence
+from inference.method.method import DEFAULT
+from inference.method.postprocess import Box, keep_kidneys
+from inference.method.roi import normalise, place_roi
+from inference.networks.cascade import Cascade
+from inference.runner.cases import find_cases
+
+IGNORE = 255
+SURE = 0.9
+MEANS, FATS, CENTRAL_ML = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98), (0.05, 0.1, 0.2), (250, 500)
+"""Thresholds that are tried."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One connected structure above 10 cm³ in what the kidney network calls kidney, on the ROI grid.
+
+    Attributes:
+        scan, view: where: in the ROI that the method places, or in a tile along z.
+        ml: its volume.
+        mean, p10, sure: of its probabilities the mean, the 10th percentile, and the share above 0.9.
+        posterior: of its centre, between the front (0) and the back (1) of the body in the same slices.
+        lateral: of its centre, from the patient's right side (−1) over the middle (0) to the left one (1).
+        end_mm: between it and the nearer end of the scan along z (0: it reaches it).
+        edge: share of its voxels in the ROI's outermost two layers: the ROI cuts it.
+        fat: share of fat among its neighbouring voxels, air apart.
+        reach_mm: how far it reaches to the left or right of the CT's middle.
+        hu, hu_sd: mean and standard deviation, within the weights' window.
+        other_mm: from its centre, mirrored at the body's middle, to the nearest other structure's centre.
+        other_ml: the volume of that one.
+        true: share of its voxels that the reference calls kidney or tumor; ignored voxels do not count.
+        ignored: share of its voxels to be ignored.
+    """
+
+    scan: str
+    view: str
+    ml: float
+    mean: float
+    p10: float
+    sure: float
+    posterior: float
+    lateral: float
+    end_mm: float
+    edge: float
+    fat: float
+    reach_mm: float
+    hu: float
+    hu_sd: float
+    other_mm: float | None
+    other_ml: float | None
+    true: float | None
+    ignored: float | None
+
+
+@dataclass(frozen=True)
+class View:
+    """One ROI grid in one scan: what the kidney network was shown, and what it answered.
+
+    Attributes:
+        scan, name: of the scan and of this part of it.
+        roi: where the grid lies in the CT.
+        n_slices: of the CT.
+        hu, probability: (z, y, x) on that grid.
+        truth: the reference on that grid, if there is one.
+    """
+
+    scan: str
+    name: str
+    roi: Roi
+    n_slices: int
+    hu: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    truth: NDArray[np.uint8] | None
+
+
+def measure(view: View, threshold: float) -> list[Structure]:
+    """Every structure in one view of a scan, largest first."""
+    spacing_mm = view.roi.spec.spacing_mm
+    structures = _all_structures(view, threshold)
+    centres = [np.array(ndimage.center_of_mass(own)) + _corner(box) for own, box in structures]
+    sizes_ml = [np.count_nonzero(own) * spacing_mm**3 / 1000 for own, _ in structures]
+    body = _body(view.hu)
+    rows = []
+    for (own, box), centre, ml in zip(structures, centres, sizes_ml, strict=True):
+        values, inside_hu = view.probability[box][own].astype(np.float64), view.hu[box][own]
+        mean, fat, reach_vox = evidence(own, box, view.probability, view.hu)
+        front, back, right, left = _body_box(body, centre)
+        mirrored = np.array([centre[0], centre[1], right + left - centre[2]])
+        others = [
+            (float(np.linalg.norm(mirrored - other)) * spacing_mm, other_ml)
+            for other, other_ml in zip(centres, sizes_ml, strict=True) if other is not centre
+        ]  # fmt: skip
+        other_mm, other_ml = min(others, default=(None, None))
+        inside_grid = np.zeros(view.hu.shape, dtype=bool)
+        inside_grid[2:-2, 2:-2, 2:-2] = True
+        rows.append(Structure(
+            view.scan, view.name, ml, mean,
+            p10=float(np.percentile(values, 10)), sure=float((values > SURE).mean()),
+            posterior=(centre[1] - front) / (back - front),
+            lateral=2 * (centre[2] - right) / (left - right) - 1,
+            end_mm=_end_mm(own, box, view), edge=float((~inside_grid[box][own]).mean()),
+            fat=fat, reach_mm=reach_vox * spacing_mm, hu=float(np.nanmean(inside_hu)),
+            hu_sd=float(np.nanstd(inside_hu)), other_mm=other_mm, other_ml=other_ml,
+            **_overlap(own, box, view.truth),
+        ))  # fmt: skip
+    return rows
+
+
+def _all_structures(view: View, threshold: float) -> list[tuple[NDArray[np.bool_], Box]]:
+    """Every structure above 10 cm³, largest first: a mask in a box one voxel larger."""
+    found: list[tuple[NDArray[np.bool_], Box]] = []
+
+    def note(own: NDArray[np.bool_], box: Box) -> bool:
+        found.append((own, box))
+        return False
+
+    keep_kidneys(view.probability > threshold, view.roi.spec.spacing_mm**3, note)
+    return found
+
+
+def _corner(box: Box) -> NDArray[np.float64]:
+    return np.array([side.start for side in box], dtype=np.float64)
+
+
+def _end_mm(own: NDArray[np.bool_], box: Box, view: View) -> float:
+    slices = box[0].start + np.flatnonzero(own.any(axis=(1, 2)))
+    low, high = (view.roi.to_ct_index((z, 0, 0))[0] for z in (slices[0] - 0.5, slices[-1] + 0.5))
+    slice_mm = view.roi.spec.spacing_mm / view.roi.step_vox[0]
+    return max(0.0, min(low + 0.5, view.n_slices - 0.5 - high) * slice_mm)
+
+
+def _overlap(own: NDArray[np.bool_], box: Box, truth: NDArray[np.uint8] | None) -> dict[str, Any]:
+    if truth is None:
+        return {"true": None, "ignored": None}
+    inside = truth[box][own]
+    counted = inside[inside != IGNORE]
+    is_true = float((counted > 0).mean()) if counted.size else None
+    return {"true": is_true, "ignored": float((inside == IGNORE).mean())}
+
+
+def _body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """What is no air, the largest piece of it, with its lungs and bowels."""
+    pieces, _ = ndimage.label(hu > TISSUE_HU)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return np.stack([ndimage.binary_fill_holes(layer) for layer in pieces == sizes.argmax()])
+
+
+def _body_box(body: NDArray[np.bool_], centre: NDArray) -> tuple[float, float, float, float]:
+    """Front, back, right and left edge of the body in the slice of a centre, in voxels."""
+    rows, columns = (np.flatnonzero(body[round(centre[0])].any(axis=axis)) for axis in (1, 0))
+    if rows.size == 0:
+        return 0.0, body.shape[1] - 1.0, 0.0, body.shape[2] - 1.0
+    return rows[0] - 0.5, rows[-1] + 0.5, columns[0] - 0.5, columns[-1] + 0.5
+
+
+def _on_roi(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
+    """A reference on the ROI grid: kidney (with tumor), and to be ignored what touches an ignored voxel."""
+    kidney = resample(((labels > 0) & (labels != IGNORE)).astype(np.uint8), roi) > 0.5
+    ignored = resample((labels == IGNORE).astype(np.uint8), roi) > 0.1
+    return np.where(kidney, KIDNEY, np.where(ignored, IGNORE, 0)).astype(np.uint8)
+
+
+@click.command()
+@click.argument("cts", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--truth", type=click.Path(path_type=Path, exists=True), help="Folder with reference label maps."
+)
+@click.option("--weights", type=click.Path(path_type=Path), default=Path("weights"), show_default=True)
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table there too.")
+@click.option("--only", default="", help="Scans whose name holds this.")
+def main(cts: Path, truth: Path | None, weights: Path, csv_path: Path | None, only: str) -> None:
+    """Print the table."""
+    cascade = load_cascade(weights, device="cpu")
+    index = json.loads((cts / "index.json").read_text()) if (cts / "index.json").is_file() else {}
+    names = [field.name for field in fields(Structure)]
+    click.echo("  ".join([f"{names[0]:26}", *(f"{name:>9}" for name in names[1:])]))
+    rows: list[Structure] = []
+    for case in find_cases(cts):
+        name = case.name.removeprefix("prediction_")
+        if only in name:
+            path = case.source.with_name("segmentation.nii.gz") if truth is None else truth / case.source.name
+            is_empty = index.get(name, {}).get("labels", "").startswith("no kidney")
+            found = structures_of(name, case.source, cascade, path if path.is_file() else None, is_empty)
+            rows += found
+            for row in found:
+                click.echo(_line(row))
+    _print_rules(rows)
+    if csv_path is not None:
+        with csv_path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+
+
+def structures_of(
+    name: str, source: Path, cascade: Cascade, reference: Path | None, is_empty: bool
+) -> list[Structure]:
+    """All structures of one scan: tile by tile where it has several, and in the ROI."""
+    ct, metadata = read_ct(source), cascade.kidney_metadata
+    labels = read_ct(reference).hu if reference is not None else np.zeros_like(ct.hu) if is_empty else None
+    tiles = tile_centres(ct.hu.shape[0], ct.spacing_mm, metadata.roi)
+    views = {"roi": locate_kidneys(ct.hu, ct.spacing_mm, cascade)}
+    if len(tiles) > 1:
+        for number, z in enumerate(tiles, start=1):
+            tile = place_roi(ct.hu.shape, ct.spacing_mm, metadata.roi, centre_z_vox=z)
+            views[f"tile {number}/{len(tiles)}"] = tile
+    rows = []
+    for view, roi in views.items():
+        hu = resample(ct.hu, roi)
+        probability = cascade.kidney(normalise(hu, roi.spec))
+        truth = None if labels is None else _on_roi(labels, roi)
+        shown = View(name, view, roi, ct.hu.shape[0], hu, probability, truth)
+        rows += measure(shown, metadata.threshold)
+    return rows
+
+
+def _print_rules(rows: list[Structure]) -> None:
+    """What each rule of the method drops in the ROIs, at several thresholds, and what of it is kidney."""
+    known = [row for row in rows if row.view == "roi" and (row.true is not None or row.ignored)]
+    central = [row for row in known if row.reach_mm < CENTRAL_MM]
+    dropped = {"all structures": known}
+    dropped |= {f"mean < {mean}": [row for row in known if row.mean < mean] for mean in MEANS}
+    dropped |= {f"fat < {fat}": [row for row in known if row.fat < fat] for fat in FATS}
+    dropped |= {f"central, above {ml} ml": [row for row in central if row.ml > ml] for ml in CENTRAL_ML}
+    dropped["the method's three rules"] = [row for row in known if not _is_kept(row)]
+    click.echo(f"\n{'dropped by':28}{'false ones':>12}{'ml':>8}{'kidneys, ignored ones':>24}{'ml':>8}")
+    for name, found in dropped.items():
+        kidneys = [row.ml for row in found if max(row.true or 0, row.ignored or 0) > 0.5]
+        false_ml = sum(row.ml for row in found) - sum(kidneys)
+        click.echo(
+            f"{name:28}{len(found) - len(kidneys):12}{false_ml:8.0f}{len(kidneys):24}{sum(kidneys):8.0f}"
+        )
+
+
+def _is_kept(row: Structure) -> bool:
+    is_central = row.reach_mm < CENTRAL_MM and row.ml * 1000 > DEFAULT.max_central_mm3
+    is_sure = row.mean >= DEFAULT.min_mean_probability and row.fat >= DEFAULT.min_fat_contact
+    return is_sure and not is_central
+
+
+def _line(row: Structure) -> str:
+    cells = [f"{row.scan:26.26}", f"{row.view:>9}"]
+    for field in fields(Structure)[2:]:
+        value = getattr(row, field.name)
+        digits = 0 if field.name in ("ml", "end_mm", "reach_mm", "hu", "hu_sd", "other_mm", "other_ml") else 3
+        cells.append(" " * 8 + "–" if value is None else f"{value:9.{digits}f}")
+    return "  ".join(cells)
+
+
+if __name__ == "__main__":
+    main()

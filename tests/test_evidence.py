@@ -1,0 +1,160 @@
+"""What counts as a kidney: probability, fat around it and place, and what must never be dropped."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inference.geometry import RoiSpec, Vector
+from inference.method.cascade import locate_kidneys
+from inference.method.evidence import evidence, segment_kidneys
+from inference.method.method import DEFAULT, PAPER, Method
+from inference.networks.cascade import Cascade
+from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, ball, metadata
+
+MUSCLE_HU = 50.0
+SPEC = RoiSpec((48, 48, 64), 6.0)
+"""288 × 288 × 384 mm."""
+MIDDLE_MM = 63 / 2 * 6.0
+SURE = 0.99
+Array = NDArray[np.float32]
+
+
+def organ(centre_mm: Vector, radius_mm: float) -> NDArray[np.bool_]:
+    """A ball whose centre is (z, y) from the first voxel's and x from the CT's middle, in mm."""
+    z, y, x = centre_mm
+    return ball(SPEC.shape_vox, (z, y, x + MIDDLE_MM), radius_mm, (SPEC.spacing_mm,) * 3)
+
+
+def kept(
+    mask: NDArray[np.bool_], *, p: float = SURE, around_hu: float = FAT_HU, method: Method = DEFAULT
+) -> int:
+    """How many structures are left of a mask."""
+    probability = np.where(mask, p, 0.01).astype(np.float32)
+    hu = np.where(mask, KIDNEY_HU, around_hu).astype(np.float32)
+    return len(segment_kidneys(probability, hu, metadata("kidney", SPEC), method).boxes)
+
+
+# --- the evidence ------------------------------------------------------------------------------------------
+
+
+def test_evidence_by_hand() -> None:
+    probability = np.zeros((5, 5, 9), dtype=np.float32)
+    probability[2, 2, 5:7] = 0.6, 0.9
+    hu = np.full((5, 5, 9), AIR_HU, dtype=np.float32)
+    hu[2, 2, 5:7] = KIDNEY_HU
+    hu[1, 1:4, 4:8] = FAT_HU  # twelve of the neighbours
+    hu[3, 1:4, 4:8] = 60.0  # twelve more; the other ten are air
+    hu[2, 1, 4] = np.nan  # outside the CT
+    box = np.s_[1:4, 1:4, 4:8]
+    mean, fat, reach_vox = evidence(probability[box] > 0.5, box, probability, hu)
+    assert mean == pytest.approx(0.75)
+    assert fat == 0.5
+    assert reach_vox == 2.5  # from the centre of the fifth voxel to the far side of the seventh
+
+
+def test_a_structure_without_neighbours_of_tissue_has_no_contact_with_fat() -> None:
+    probability = np.ones((3, 3, 3), dtype=np.float32)
+    own = np.zeros((3, 3, 3), dtype=bool)
+    own[1, 1, 1] = True
+    assert evidence(own, np.s_[0:3, 0:3, 0:3], probability, np.full_like(probability, AIR_HU))[1] == 0
+
+
+# --- what is dropped ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("p", "count"), [(0.94, 0), (0.96, 1)])
+def test_the_mean_probability_counts(p: float, count: int) -> None:
+    kidney = organ((140, 170, 60), 35)
+    assert kept(kidney, p=p) == count
+    assert kept(kidney, p=p, method=PAPER) == 1
+
+
+@pytest.mark.parametrize(("around_hu", "count"), [(FAT_HU, 1), (MUSCLE_HU, 0), (AIR_HU, 0)])
+def test_a_kidney_lies_in_fat(around_hu: float, count: int) -> None:
+    kidney = organ((140, 170, 60), 35)
+    assert kept(kidney, around_hu=around_hu) == count
+    assert kept(kidney, around_hu=around_hu, method=PAPER) == 1
+
+
+def test_a_full_bladder_is_dropped() -> None:
+    bladder = organ((140, 140, 0), 55)  # 700 ml, 55 mm to either side
+    assert kept(bladder) == 0
+    assert kept(bladder, method=PAPER) == 1
+
+
+def test_a_false_structure_takes_no_kidneys_place_among_the_three() -> None:
+    kidneys = organ((140, 200, 90), 28) | organ((140, 200, -90), 28)
+    livers = [organ((60, 70, x), 40) for x in (-120, 0, 120)]
+    mask = np.logical_or.reduce([kidneys, *livers])
+    probability = np.where(kidneys, 0.99, np.where(mask, 0.9, 0.01)).astype(np.float32)
+    hu = np.where(mask, KIDNEY_HU, FAT_HU).astype(np.float32)
+    found = segment_kidneys(probability, hu, metadata("kidney", SPEC))
+    np.testing.assert_array_equal(found.ids > 0, kidneys)
+    literal = segment_kidneys(probability, hu, metadata("kidney", SPEC), PAPER)
+    assert not (literal.ids > 0)[kidneys].any()  # three larger ones
+
+
+# --- what must never be dropped ----------------------------------------------------------------------------
+
+
+def test_two_kidneys_and_one_kidney_stay() -> None:
+    left, right = organ((140, 180, 65), 33), organ((130, 180, -65), 33)
+    assert kept(left | right) == 2
+    assert kept(left) == 1
+
+
+def test_a_tumor_of_a_litre_and_a_half_that_replaces_a_kidney_stays() -> None:
+    huge = organ((140, 140, 76), 71)  # from the middle to 147 mm, as in KiTS19's case 00030
+    assert np.count_nonzero(huge) * 0.216 == pytest.approx(1500, abs=30)
+    assert kept(huge) == 1
+    assert kept(huge | organ((140, 180, -65), 33)) == 2
+
+
+def test_a_pelvic_kidney_stays() -> None:
+    assert kept(organ((40, 150, 10), 33)) == 1
+
+
+def test_horseshoe_kidneys_stay() -> None:
+    arms = organ((140, 180, 50), 33) | organ((140, 180, -50), 33)
+    bridge = organ((120, 160, 0), 26) | organ((125, 165, 25), 22) | organ((125, 165, -25), 22)
+    assert 400 < np.count_nonzero(arms | bridge) * 0.216 < 500
+    assert kept(arms | bridge) == 1
+    # one of 0.7 l that reaches 97 and 123 mm, as in KiTS19's case 00151
+    large = organ((140, 180, 75), 46) | organ((140, 180, -50), 46) | organ((120, 160, 15), 35)
+    assert np.count_nonzero(large) * 0.216 > 700
+    assert kept(large) == 1
+
+
+def test_a_kidney_half_in_muscle_stays() -> None:
+    kidney = organ((140, 180, 65), 33)
+    hu = np.full(SPEC.shape_vox, MUSCLE_HU, dtype=np.float32)
+    hu[:, : 176 // 6] = FAT_HU  # before it
+    hu[kidney] = KIDNEY_HU
+    probability = np.where(kidney, SURE, 0.01).astype(np.float32)
+    assert len(segment_kidneys(probability, hu, metadata("kidney", SPEC)).boxes) == 1
+
+
+# --- the ROI -----------------------------------------------------------------------------------------------
+
+
+def test_the_roi_lies_around_what_is_evident_and_not_around_what_is_large() -> None:
+    spec = RoiSpec((16, 16, 16), 4.0, window_hu=(0.0, 100.0))
+    hu = np.full((60, 16, 16), FAT_HU, dtype=np.int16)
+    hu[40:54] = MUSCLE_HU - 45  # dim enough for the network
+    hu[42:52, 3:12, 3:12] = 100  # a liver: 52 ml within muscle
+    hu[8:15, 4:10, 4:10] = 100  # a kidney: 16 ml within fat
+
+    def network(roi: Array) -> Array:
+        return roi
+
+    cascade = Cascade(network, network, metadata("kidney", spec), metadata("tumor", spec))
+
+    def middle(method: Method) -> float:
+        return locate_kidneys(hu, (4.0, 4.0, 4.0), cascade, method).start_vox[0] + 7.5
+
+    assert middle(DEFAULT) == pytest.approx((8 + 14) / 2)
+    assert middle(replace(PAPER, roi_follows_kidneys=True)) == pytest.approx((42 + 51) / 2)
+    hu[8:15, 4:10, 4:10] = FAT_HU
+    assert middle(DEFAULT) == (60 - 1) / 2  # no kidney: the image centre, as in the paper
