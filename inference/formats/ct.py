@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from ..geometry import Roi
 from . import dicom, itk, nifti
+from .preflight import check_place
 from .staging import staged
 from .volume import CaseError, Ct, NativeGrid
 
 __all__ = [
     "SUFFIXES",
+    "WRITTEN_SUFFIXES",
     "CaseError",
     "Ct",
     "NativeGrid",
@@ -34,7 +36,10 @@ __all__ = [
     "write_roi_volume",
 ]
 
-SUFFIXES = nifti.SUFFIXES + itk.SUFFIXES
+WRITTEN_SUFFIXES = (*(suffix for suffix in nifti.SUFFIXES if suffix != nifti.PAIR_SUFFIX), *itk.SUFFIXES)
+"""Of files that can be written."""
+SUFFIXES = (*WRITTEN_SUFFIXES, nifti.PAIR_SUFFIX)
+"""Of files that are read, in upper case or lower."""
 BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
     IsalError,  # type: ignore[assignment]  # its stub takes the class for an instance
     *(ImageFileError, HeaderDataError, OSError, EOFError, zlib.error),
@@ -43,17 +48,21 @@ BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
 """What nibabel, isal, zlib and SimpleITK (a RuntimeError, always) raise for a file that they cannot read."""
 
 
-def read_ct(path: Path) -> Ct:
-    """Read a NIfTI, MetaImage or NRRD file, or a folder with one DICOM series.
+def read_ct(path: Path, *, series: str | None = None) -> Ct:
+    """Read a NIfTI, MetaImage or NRRD file, or a CT series of a folder with DICOM files.
+
+    Args:
+        path: the file or the folder.
+        series: the series instance UID; needed only where a folder has several CT series.
 
     Raises:
         CaseError: the file is damaged, no 3D scalar image, or its geometry is unusable.
     """
     with _reading(path):
-        _check_there(path)
+        check_place(path)
         if path.is_dir():
-            return dicom.read(path)
-        if path.name.endswith(nifti.SUFFIXES):
+            return dicom.read(path, series)
+        if is_nifti(path):
             return nifti.read(path)
         return itk.read(path)
 
@@ -65,17 +74,22 @@ def read_native_grid(path: Path) -> NativeGrid:
         CaseError: as `read_ct`, and for a DICOM folder, which has no header of its own.
     """
     with _reading(path):
-        _check_there(path)
-        if path.name.endswith(nifti.SUFFIXES):
+        check_place(path)
+        if is_nifti(path):
             return nifti.read_grid(path)
         return itk.read_grid(path)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is called as NIfTI is, in upper case or lower."""
+    return path.name.lower().endswith(nifti.SUFFIXES)
 
 
 def write_label_map(path: Path, labels: NDArray[np.uint8], native: NativeGrid) -> None:
     """Write labels on the grid a CT came on; the file appears under its name only when whole.
 
     Args:
-        path: the format follows its suffix, one of `SUFFIXES`. Missing folders are made.
+        path: the format follows its suffix, one of `WRITTEN_SUFFIXES`. Missing folders are made.
         labels: (z, y, x) canonical LPS, same voxels as the CT's `hu`.
         native: the CT's `native`.
 
@@ -84,7 +98,7 @@ def write_label_map(path: Path, labels: NDArray[np.uint8], native: NativeGrid) -
     """
     stored = apply_orientation(labels, native.from_canonical)
     with staged(path) as partial:
-        if path.name.endswith(nifti.SUFFIXES):
+        if is_nifti(path):
             nifti.write(partial, stored, native)
         else:
             itk.write(partial, stored, native)
@@ -125,13 +139,6 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
     except MemoryError as error:
         raise CaseError(f"{path}: does not fit in memory. Give the process more, or crop the CT") from error
-
-
-def _check_there(path: Path) -> None:
-    if path.is_symlink() and not os.path.exists(path):
-        raise CaseError(f"{path}: a link to {path.readlink()}, which is not there. Mount or copy that too")
-    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
-        raise CaseError(f"{path}: no regular file. Copy the CT itself there")
 
 
 def _one_line(error: BaseException) -> str:

@@ -130,7 +130,7 @@ def _source_images(series: Path, native: NativeGrid) -> list[pydicom.Dataset]:
     What else is in the folder (localisers, other modalities, copies, notes) does not lie on its grid.
     """
     images: dict[str, pydicom.Dataset] = {}
-    for file in sorted(series.iterdir()):
+    for file in native.dicom_files or sorted(series.iterdir()):
         image = _read_header(file)
         if image is not None and _is_slice_of(native, image):
             _check_attributes(file, image)

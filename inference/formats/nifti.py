@@ -1,6 +1,8 @@
 """NIfTI files: read piece by piece, and label maps written under the CT's own header."""
 
+import glob
 import math
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -8,52 +10,85 @@ from typing import Any, BinaryIO
 import nibabel as nib
 import numpy as np
 from isal import igzip
+from nibabel.fileholders import FileHolder
 from numpy.typing import NDArray
 
+from .preflight import MAX_DEFLATE_RATIO, Bounded, check_claim, check_nifti, check_pointer
 from .volume import (
-    MAX_DEFLATE_RATIO,
     CaseError,
     Ct,
     NativeGrid,
     allocate,
-    check_claim,
     checked_affine,
     checked_shape,
     convert_to_int16,
     voxel_warnings,
 )
 
-SUFFIXES = (".nii", ".nii.gz")
+PAIR_SUFFIX, PAIR_VOXELS = ".hdr", (".img", ".img.gz")
+SUFFIXES = (".nii", ".nii.gz", PAIR_SUFFIX)
 READ_AHEAD_BYTES = 64 << 20
 """A body is converted in pieces of about this size, so that float64 files never lie in memory whole."""
-MAX_READ_BYTES = 1 << 28
-"""More than any slice or header extension has."""
+QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
+MAX_QUATERNION = 1.001
+"""Length up to which three quarters of a unit quaternion can be off by rounding."""
 LARGEST_SHIFT_MM = 1.0
 """A corner that qform and sform put further apart than this is worth a warning."""
 OTHER_UNITS = ("meter", "micron")
 
 
-class _Stream:
-    """A stream that gives little at once: nibabel asks for as much as an extension says it is long."""
+class _RoundedQuaternion:
+    """nibabel refuses a quaternion that rounding has made a little longer than 1."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    def get_qform_quaternion(self) -> NDArray[np.float64]:
+        bcd = np.array([self[name] for name in QUATERNION], dtype=np.float64)  # type: ignore[index]
+        length = float(np.linalg.norm(bcd))
+        if 1 < length <= MAX_QUATERNION:
+            return np.array([0.0, *(bcd / length)])
+        return super().get_qform_quaternion()  # type: ignore[misc]
 
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_READ_BYTES:
-            raise ValueError(f"an extension or a slice of {size} bytes")
-        return self._file.read(size)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+class _Header1(_RoundedQuaternion, nib.Nifti1Header):
+    pass
+
+
+class _Header2(_RoundedQuaternion, nib.Nifti2Header):
+    pass
+
+
+class _PairHeader1(_RoundedQuaternion, nib.nifti1.Nifti1PairHeader):
+    pass
+
+
+class _PairHeader2(_RoundedQuaternion, nib.nifti2.Nifti2PairHeader):
+    pass
+
+
+class _Image1(nib.Nifti1Image):
+    header_class = _Header1
+
+
+class _Image2(nib.Nifti2Image):
+    header_class = _Header2
+
+
+class _Pair1(nib.Nifti1Pair):
+    header_class = _PairHeader1
+
+
+class _Pair2(nib.Nifti2Pair):
+    header_class = _PairHeader2
 
 
 def read(path: Path) -> Ct:
     """A file in one of `SUFFIXES`; `ct.read_ct` tells what it raises."""
-    with _open(path) as file:
-        ct = _read_stream(path, _load(file))
+    voxels = _voxel_file(path)
+    with ExitStack() as opened:
+        file = opened.enter_context(_open(path))
+        body = file if voxels == path else opened.enter_context(_open(voxels))
+        ct = _read_stream(path, _load(path, file, body), _inflated_bytes(voxels))
         # gzip compares its checksum only once the end of the stream has been read
-        if path.name.endswith(".gz") and file.read(READ_AHEAD_BYTES) and file.read(1):
+        if _is_packed(voxels) and body.read(READ_AHEAD_BYTES) and body.read(1):
             raise CaseError(f"{path}: holds far more than its header claims. Copy it again")
     return ct
 
@@ -61,9 +96,8 @@ def read(path: Path) -> Ct:
 def read_grid(path: Path) -> NativeGrid:
     """The grid alone, from the header."""
     with _open(path) as file:
-        image = _load(file)
-        grid = _grid(path, image)
-    check_claim(path, grid.shape, 1, path.stat().st_size * MAX_DEFLATE_RATIO)
+        grid = _grid(path, _load(path, file, file))
+    check_claim(path, grid.shape, 1, _voxel_file(path).stat().st_size * MAX_DEFLATE_RATIO)
     return grid
 
 
@@ -77,36 +111,57 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
     nib.save(kind(np.asarray(stored), native.affine, header), path)
 
 
+def _is_packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
 def _open(path: Path) -> BinaryIO:
-    return igzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    return igzip.open(path) if _is_packed(path) else path.open("rb")  # type: ignore[return-value]
 
 
-def _load(file: BinaryIO) -> Any:
+def _inflated_bytes(path: Path) -> int:
+    """The most that a file can hold."""
+    return path.stat().st_size * (MAX_DEFLATE_RATIO if _is_packed(path) else 1)
+
+
+def _voxel_file(path: Path) -> Path:
+    """Where the voxels of a file are: in itself, or in the other one of a pair."""
+    if path.suffix.lower() != PAIR_SUFFIX:
+        return path
+    found = [other for other in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
+             if other.name[len(path.stem) :].lower() in PAIR_VOXELS]  # fmt: skip
+    if len(found) != 1:
+        raise CaseError(f"{path}: {len(found)} files with its voxels (.img) lie beside it. Copy it there")
+    check_pointer(found[0])
+    return found[0]
+
+
+def _load(path: Path, file: BinaryIO, body: BinaryIO) -> Any:
     """nibabel's image, NIfTI-1 or NIfTI-2; no voxel is read yet."""
     head = file.read(nib.Nifti2Header.sizeof_hdr)
-    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+    is_pair = path.suffix.lower() == PAIR_SUFFIX
+    for kind in (_Pair1, _Pair2) if is_pair else (_Image1, _Image2):
         if kind.header_class.may_contain_header(head):
-            _check_spacing(kind.header_class, head)
+            check_nifti(kind.header_class, head)
             file.seek(0)
-            stream: Any = _Stream(file)
-            return kind.from_stream(stream)
+            header: Any = Bounded(file)
+            voxels: Any = header if body is file else Bounded(body)
+            return kind.from_file_map(
+                {"header": FileHolder(fileobj=header), "image": FileHolder(fileobj=voxels)}
+                if is_pair
+                else {"image": FileHolder(fileobj=header)}
+            )
+    if is_pair:
+        raise CaseError(f"{path}: is no NIfTI pair; Analyze does not say where left is. Convert it to NIfTI")
     raise ValueError("no NIfTI header")
 
 
-def _check_spacing(kind: Any, head: bytes) -> None:
-    """Without an sform the spacing is pixdim's, where nibabel would take 1 mm for 0."""
-    header = kind(head[: kind.sizeof_hdr], check=False)
-    if header["sform_code"] <= 0 and 0 in header["pixdim"][1:4]:
-        raise ValueError("its header gives a voxel spacing of 0")
-
-
-def _read_stream(path: Path, image: Any) -> Ct:
+def _read_stream(path: Path, image: Any, most_bytes: int) -> Ct:
     native = _grid(path, image)
     voxel_type = image.header.get_data_dtype()
     if voxel_type.kind not in "iuf":
         raise CaseError(f"{path}: voxels are {voxel_type}, not single numbers. Convert it to int16 HU")
-    stored_bytes = path.stat().st_size * (MAX_DEFLATE_RATIO if path.name.endswith(".gz") else 1)
-    check_claim(path, native.shape, voxel_type.itemsize, stored_bytes)
+    check_claim(path, native.shape, voxel_type.itemsize, most_bytes)
     canonical, stored = allocate(native)
     slice_bytes = math.prod(native.shape[:2]) * voxel_type.itemsize
     thickness = max(1, READ_AHEAD_BYTES // max(1, slice_bytes))
@@ -118,13 +173,25 @@ def _read_stream(path: Path, image: Any) -> Ct:
     return Ct(canonical, native, (*_header_warnings(image), *voxel_warnings(canonical, not_finite)))
 
 
+def _plain_header(image: Any) -> Any:
+    """nibabel's own header of a single file, which a label map is written under."""
+    old = image.header
+    kind = nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header
+    header = kind(old.binaryblock, old.endianness, check=False, extensions=old.extensions)
+    length = float(np.linalg.norm([float(header[name]) for name in QUATERNION]))
+    if 1 < length <= MAX_QUATERNION:
+        for name in QUATERNION:
+            header[name] = header[name] / length
+    return header
+
+
 def _grid(path: Path, image: Any) -> NativeGrid:
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     checked = checked_shape(path, shape)
     try:
-        return NativeGrid(checked, checked_affine(path, image.affine), image.header.copy())
+        return NativeGrid(checked, checked_affine(path, image.affine), _plain_header(image))
     except CaseError as error:
         if (unit := _unit(image)) in OTHER_UNITS:
             raise CaseError(f"{path}: its header is in {unit}s. Convert spacing and origin to mm") from error
@@ -141,7 +208,12 @@ def _unit(image: Any) -> str:
 def _header_warnings(image: Any) -> list[str]:
     """Where the header leaves open or contradicts where the patient's left is, or how large a voxel."""
     warnings = []
-    qform, sform = image.get_qform(coded=True)[0], image.get_sform(coded=True)[0]
+    sform = image.get_sform(coded=True)[0]
+    try:
+        qform = image.get_qform(coded=True)[0]
+    except ValueError:
+        qform = None
+        warnings.append("the qform is no rotation; sform is taken")
     if qform is None and sform is None:
         warnings.append("neither qform nor sform: left and right are a guess")
     elif qform is not None and sform is not None:

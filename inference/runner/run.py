@@ -158,7 +158,7 @@ def _segment(
 
 def _read(case: Case, report: CaseReport) -> Ct:
     with report.timed("read"):
-        ct = read_ct(case.source)
+        ct = read_ct(case.source, series=case.series)
         check_hounsfield(case.source, ct.hu)
     report.warnings.extend(ct.warnings)
     return ct
