@@ -26,7 +26,6 @@ from .volume import CaseError, Ct, NativeGrid
 
 __all__ = [
     "SUFFIXES",
-    "WRITTEN_SUFFIXES",
     "CaseError",
     "Ct",
     "NativeGrid",
@@ -36,10 +35,8 @@ __all__ = [
     "write_roi_volume",
 ]
 
-WRITTEN_SUFFIXES = (*(suffix for suffix in nifti.SUFFIXES if suffix != nifti.PAIR_SUFFIX), *itk.SUFFIXES)
-"""Of files that can be written."""
-SUFFIXES = (*WRITTEN_SUFFIXES, nifti.PAIR_SUFFIX)
-"""Of files that are read, in upper case or lower."""
+SUFFIXES = nifti.SUFFIXES + itk.SUFFIXES
+"""Of files that are read, in upper case or lower, and written."""
 BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
     IsalError,  # type: ignore[assignment]  # its stub takes the class for an instance
     *(ImageFileError, HeaderDataError, OSError, EOFError, zlib.error),
@@ -89,7 +86,7 @@ def write_label_map(path: Path, labels: NDArray[np.uint8], native: NativeGrid) -
     """Write labels on the grid a CT came on; the file appears under its name only when whole.
 
     Args:
-        path: the format follows its suffix, one of `WRITTEN_SUFFIXES`. Missing folders are made.
+        path: the format follows its suffix, one of `SUFFIXES`. Missing folders are made.
         labels: (z, y, x) canonical LPS, same voxels as the CT's `hu`.
         native: the CT's `native`.
 

@@ -1,8 +1,6 @@
 """NIfTI files: read piece by piece, and label maps written under the CT's own header."""
 
-import glob
 import math
-from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,10 +8,9 @@ from typing import Any, BinaryIO
 import nibabel as nib
 import numpy as np
 from isal import igzip
-from nibabel.fileholders import FileHolder
 from numpy.typing import NDArray
 
-from .preflight import MAX_DEFLATE_RATIO, Bounded, check_claim, check_nifti, check_pointer
+from .preflight import MAX_DEFLATE_RATIO, Bounded, check_claim, check_nifti
 from .volume import (
     CaseError,
     Ct,
@@ -25,13 +22,13 @@ from .volume import (
     voxel_warnings,
 )
 
-PAIR_SUFFIX, PAIR_VOXELS = ".hdr", (".img", ".img.gz")
-SUFFIXES = (".nii", ".nii.gz", PAIR_SUFFIX)
+SUFFIXES = (".nii", ".nii.gz")
 READ_AHEAD_BYTES = 64 << 20
 """A body is converted in pieces of about this size, so that float64 files never lie in memory whole."""
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
-MAX_QUATERNION = 1.001
-"""Length up to which three quarters of a unit quaternion can be off by rounding."""
+MIN_TOO_LONG, MAX_TOO_LONG = 1 + 1.7e-7, 1.001
+"""Three quarters of a unit quaternion that are longer than the first are refused by nibabel, and up to the
+second a matter of rounding."""
 LARGEST_SHIFT_MM = 1.0
 """A corner that qform and sform put further apart than this is worth a warning."""
 OTHER_UNITS = ("meter", "micron")
@@ -43,7 +40,7 @@ class _RoundedQuaternion:
     def get_qform_quaternion(self) -> NDArray[np.float64]:
         bcd = np.array([self[name] for name in QUATERNION], dtype=np.float64)  # type: ignore[index]
         length = float(np.linalg.norm(bcd))
-        if 1 < length <= MAX_QUATERNION:
+        if MIN_TOO_LONG < length <= MAX_TOO_LONG:
             return np.array([0.0, *(bcd / length)])
         return super().get_qform_quaternion()  # type: ignore[misc]
 
@@ -56,14 +53,6 @@ class _Header2(_RoundedQuaternion, nib.Nifti2Header):
     pass
 
 
-class _PairHeader1(_RoundedQuaternion, nib.nifti1.Nifti1PairHeader):
-    pass
-
-
-class _PairHeader2(_RoundedQuaternion, nib.nifti2.Nifti2PairHeader):
-    pass
-
-
 class _Image1(nib.Nifti1Image):
     header_class = _Header1
 
@@ -72,23 +61,12 @@ class _Image2(nib.Nifti2Image):
     header_class = _Header2
 
 
-class _Pair1(nib.Nifti1Pair):
-    header_class = _PairHeader1
-
-
-class _Pair2(nib.Nifti2Pair):
-    header_class = _PairHeader2
-
-
 def read(path: Path) -> Ct:
     """A file in one of `SUFFIXES`; `ct.read_ct` tells what it raises."""
-    voxels = _voxel_file(path)
-    with ExitStack() as opened:
-        file = opened.enter_context(_open(path))
-        body = file if voxels == path else opened.enter_context(_open(voxels))
-        ct = _read_stream(path, _load(path, file, body), _inflated_bytes(voxels))
+    with _open(path) as file:
+        ct = _read_stream(path, _load(file))
         # gzip compares its checksum only once the end of the stream has been read
-        if _is_packed(voxels) and body.read(READ_AHEAD_BYTES) and body.read(1):
+        if _is_packed(path) and file.read(READ_AHEAD_BYTES) and file.read(1):
             raise CaseError(f"{path}: holds far more than its header claims. Copy it again")
     return ct
 
@@ -96,8 +74,8 @@ def read(path: Path) -> Ct:
 def read_grid(path: Path) -> NativeGrid:
     """The grid alone, from the header."""
     with _open(path) as file:
-        grid = _grid(path, _load(path, file, file))
-    check_claim(path, grid.shape, 1, _voxel_file(path).stat().st_size * MAX_DEFLATE_RATIO)
+        grid = _grid(path, _load(file))
+    check_claim(path, grid.shape, 1, path.stat().st_size * MAX_DEFLATE_RATIO)
     return grid
 
 
@@ -119,49 +97,25 @@ def _open(path: Path) -> BinaryIO:
     return igzip.open(path) if _is_packed(path) else path.open("rb")  # type: ignore[return-value]
 
 
-def _inflated_bytes(path: Path) -> int:
-    """The most that a file can hold."""
-    return path.stat().st_size * (MAX_DEFLATE_RATIO if _is_packed(path) else 1)
-
-
-def _voxel_file(path: Path) -> Path:
-    """Where the voxels of a file are: in itself, or in the other one of a pair."""
-    if path.suffix.lower() != PAIR_SUFFIX:
-        return path
-    found = [other for other in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
-             if other.name[len(path.stem) :].lower() in PAIR_VOXELS]  # fmt: skip
-    if len(found) != 1:
-        raise CaseError(f"{path}: {len(found)} files with its voxels (.img) lie beside it. Copy it there")
-    check_pointer(found[0])
-    return found[0]
-
-
-def _load(path: Path, file: BinaryIO, body: BinaryIO) -> Any:
+def _load(file: BinaryIO) -> Any:
     """nibabel's image, NIfTI-1 or NIfTI-2; no voxel is read yet."""
     head = file.read(nib.Nifti2Header.sizeof_hdr)
-    is_pair = path.suffix.lower() == PAIR_SUFFIX
-    for kind in (_Pair1, _Pair2) if is_pair else (_Image1, _Image2):
+    for kind in (_Image1, _Image2):
         if kind.header_class.may_contain_header(head):
             check_nifti(kind.header_class, head)
             file.seek(0)
-            header: Any = Bounded(file)
-            voxels: Any = header if body is file else Bounded(body)
-            return kind.from_file_map(
-                {"header": FileHolder(fileobj=header), "image": FileHolder(fileobj=voxels)}
-                if is_pair
-                else {"image": FileHolder(fileobj=header)}
-            )
-    if is_pair:
-        raise CaseError(f"{path}: is no NIfTI pair; Analyze does not say where left is. Convert it to NIfTI")
+            stream: Any = Bounded(file)
+            return kind.from_stream(stream)
     raise ValueError("no NIfTI header")
 
 
-def _read_stream(path: Path, image: Any, most_bytes: int) -> Ct:
+def _read_stream(path: Path, image: Any) -> Ct:
     native = _grid(path, image)
     voxel_type = image.header.get_data_dtype()
     if voxel_type.kind not in "iuf":
         raise CaseError(f"{path}: voxels are {voxel_type}, not single numbers. Convert it to int16 HU")
-    check_claim(path, native.shape, voxel_type.itemsize, most_bytes)
+    stored_bytes = path.stat().st_size * (MAX_DEFLATE_RATIO if _is_packed(path) else 1)
+    check_claim(path, native.shape, voxel_type.itemsize, stored_bytes)
     canonical, stored = allocate(native)
     slice_bytes = math.prod(native.shape[:2]) * voxel_type.itemsize
     thickness = max(1, READ_AHEAD_BYTES // max(1, slice_bytes))
@@ -179,7 +133,7 @@ def _plain_header(image: Any) -> Any:
     kind = nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header
     header = kind(old.binaryblock, old.endianness, check=False, extensions=old.extensions)
     length = float(np.linalg.norm([float(header[name]) for name in QUATERNION]))
-    if 1 < length <= MAX_QUATERNION:
+    if MIN_TOO_LONG < length <= MAX_TOO_LONG:
         for name in QUATERNION:
             header[name] = header[name] / length
     return header

@@ -124,11 +124,15 @@ def check_place(path: Path) -> None:
 
 def check_pointer(path: Path) -> None:
     """Refuse a file that only stands for another one (git-LFS, git-annex)."""
+    if remedy := pointer_remedy(path):
+        raise CaseError(f"{path}: is {remedy}")
+
+
+def pointer_remedy(path: Path) -> str | None:
+    """What a file that only stands for another one is, and what to do; None for all other files."""
     with path.open("rb") as file:
         head = file.read(max(map(len, POINTERS)))
-    for beginning, remedy in POINTERS.items():
-        if head.startswith(beginning):
-            raise CaseError(f"{path}: is {remedy}")
+    return next((remedy for beginning, remedy in POINTERS.items() if head.startswith(beginning)), None)
 
 
 def check_claim(path: Path, shape: Shape, voxel_bytes: float, stored_bytes: float) -> None:

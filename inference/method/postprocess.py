@@ -68,24 +68,27 @@ def keep_kidneys(mask: NDArray[np.bool_], voxel_mm3: float) -> Structures:
     )
 
 
-def keep_tumors(tumor: NDArray[np.float32], structures: Structures, threshold: float) -> NDArray[np.float32]:
+def keep_tumors(
+    tumor: NDArray[np.float32], structures: Structures, threshold: float, *, min_vox: float = 0.0
+) -> NDArray[np.float32]:
     """Probabilities without pieces outside the kidneys or small beside the largest one (not in the paper).
 
     Args:
         tumor: probabilities (z, y, x) on the ROI grid.
         structures: what `keep_kidneys` kept.
         threshold: a voxel belongs to the tumor above it; pieces are 26-connected.
+        min_vox: least size of a piece, in voxels.
 
     Returns:
         The same, 0 in every piece that has no voxel in a structure, or fewer than `MIN_TUMOR_SHARE` of the
-        largest one's.
+        largest one's, or fewer than `min_vox`.
     """
     is_tumor = tumor > threshold
     pieces, count = ndimage.label(is_tumor, CONNECTIVITY_26)
     is_kept = np.zeros(count + 1, dtype=bool)
     is_kept[pieces[is_tumor & (structures.ids > 0)]] = True
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
-    is_kept &= sizes >= MIN_TUMOR_SHARE * sizes[is_kept].max(initial=0)
+    is_kept &= sizes >= max(min_vox, MIN_TUMOR_SHARE * sizes[is_kept].max(initial=0))
     is_kept[0] = True  # what is no tumor
     return np.where(is_kept[pieces], tumor, np.float32(0))
 
@@ -172,7 +175,7 @@ def restore(
         else:
             # what lies above the threshold but outside this structure must not grow back at its border
             own = np.where((kidney > kidney_threshold) & ~inside, np.float32(0), kidney)
-            is_kidney = _sample(own, roi, target, order=1) > kidney_threshold
+            is_kidney = _largest_piece(_sample(own, roi, target, order=1) > kidney_threshold)
             # the tumor network was taught nothing outside the kidneys: at their surface its probability
             # is averaged over the inner voxels alone, Σ(weight · inside · p) / Σ(weight · inside)
             tumor_inside = np.where(inside, tumor, np.float32(0))
@@ -184,6 +187,12 @@ def restore(
         n_tumor = int(np.count_nonzero(is_kidney & is_tumor))
         voxels.append((int(np.count_nonzero(is_kidney)) - n_tumor, n_tumor))
     return Restored(restored, tuple(voxels))
+
+
+def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """One structure is one piece on the CT's grid too, where a thin bridge may have become none."""
+    pieces, count = ndimage.label(mask, CONNECTIVITY_26)
+    return mask if count < 2 else pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
 
 
 def _ct_box(box: Box, roi: Roi, ct_shape: Shape) -> Box:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import Roi, Vector
-from .cascade import Cascade, locate_kidneys, segment_kidneys, segment_tumor
+from .cascade import Cascade, locate_kidneys, segment_kidneys, segment_tumor, voxel_mm3
 from .postprocess import Restored, Structures, grow_by_tumor, keep_tumors, restore
 from .roi import extract_roi, place_roi
 
@@ -63,7 +63,8 @@ def segment_ct(
         organ, mass = kidney, tumor
         if not paper:
             reach = tumor_metadata.margin_vox
-            mass = keep_tumors(tumor, structures, tumor_metadata.threshold)
+            min_vox = tumor_metadata.min_tumor_mm3 / voxel_mm3(tumor_metadata.roi)
+            mass = keep_tumors(tumor, structures, tumor_metadata.threshold, min_vox=min_vox)
             organ, structures = grow_by_tumor(kidney, mass, structures, reach_vox=reach, **thresholds)
         restored = restore(organ, mass, structures, roi, hu.shape, nearest=paper, **thresholds)
     return Segmentation(roi, kidney, tumor, structures, restored)

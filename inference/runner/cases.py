@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from ..formats import dicom
-from ..formats.ct import SUFFIXES, WRITTEN_SUFFIXES
+from ..formats.ct import SUFFIXES
 from ..formats.preflight import is_dicom
 
 Naming = Literal["auto", "kits19", "same", "nnunet", "grand-challenge"]
@@ -27,7 +27,6 @@ GRAND_CHALLENGE_IMAGES = "images"
 GRAND_CHALLENGE_SLUG = "kidney-tumor-segmentation"
 DICOM_SUFFIX = ".dcm"
 NIFTI_SUFFIX = ".nii.gz"
-PAIR_SUFFIX, PAIR_VOXELS = ".hdr", (".img", ".img.gz")
 LOOKS_LIKE_A_CT = re.compile(
     r"\.(hdr|img|img\.gz|mgh|mgz|mnc|gipl|gipl\.gz|zip|tar|tgz|7z|rar)$"
     r"|\.(nii|nii\.gz|mha|mhd|nrrd|dcm|img|tar)\.(bz2|gz|lzma|xz|z|zip|zst)$"
@@ -215,15 +214,17 @@ def _grand_challenge_image(root: Path) -> Path:
 def _single(path: Path) -> list[_Source]:
     if not is_image(path):
         return []
-    siblings = [other for other in sorted(path.parent.iterdir()) if is_image(other)]
+    try:
+        siblings = [other for other in path.parent.iterdir() if is_image(other)]
+    except OSError:  # a file that may be read in a folder that may not be listed
+        siblings = [path]
     return [_Source(path, is_channel=_are_channels(siblings) and _ends_as_channel(path))]
 
 
 def _find_sources(root: Path, outputs: Sequence[Path], passed_over: _PassedOver) -> Iterator[_Source]:
     written = {os.path.realpath(folder) for folder in outputs}
-    stack: list[tuple[Path, frozenset[str], bool]] = [
-        (root, frozenset(), False)
-    ]  # what they lie in, in a case
+    # folders, what they lie in, and whether that is a KiTS case
+    stack: list[tuple[Path, frozenset[str], bool]] = [(root, frozenset(), False)]
     while stack:
         here, above, in_case = stack.pop()
         real = os.path.realpath(here)
@@ -237,7 +238,7 @@ def _find_sources(root: Path, outputs: Sequence[Path], passed_over: _PassedOver)
             yield _Source(here)
             continue
         files = [path for path in visible if not os.path.isdir(path)]
-        images = [path for path in files if is_image(path, files)]
+        images = [path for path in files if is_image(path)]
         is_case = any(path.name.lower() == KITS19_IMAGE for path in images)
         folders = _folders_with_cts([path for path in visible if os.path.isdir(path)], images, passed_over)
         stack.extend((folder, above | {real}, in_case or is_case) for folder in reversed(folders))
@@ -261,7 +262,7 @@ def _sources_of(
     here: Path, files: list[Path], images: list[Path], visible: list[Path], passed_over: _PassedOver
 ) -> Iterator[_Source]:
     """The cases of one folder."""
-    series = [path for path in files if not is_image(path, files) and _is_slice(path)]
+    series = [path for path in files if not is_image(path) and _is_slice(path)]
     if images:
         are_channels = _are_channels(images)
         yield from (_Source(path, is_channel=are_channels and _ends_as_channel(path)) for path in images)
@@ -278,34 +279,15 @@ def _sources_of(
     elif here.name.lower().endswith(SUFFIXES) and not visible:
         yield _Source(here)
     for path in files:
-        if not is_image(path, files) and not os.path.exists(path):
+        if not is_image(path) and not os.path.exists(path):
             yield _Source(path)
-        elif _looks_like_a_ct(path, files):
+        elif not is_image(path) and LOOKS_LIKE_A_CT.search(path.name.lower()):
             passed_over.not_read.append(path)
 
 
-def is_image(path: Path, beside: Sequence[Path] | None = None) -> bool:
-    """Whether a file is called as a CT that is read; a header needs its voxels beside it.
-
-    Args:
-        path: the file.
-        beside: what lies in its folder.
-    """
-    name = path.name.lower()
-    if not name.endswith(PAIR_SUFFIX):
-        return name.endswith(SUFFIXES)
-    beside = sorted(path.parent.iterdir()) if beside is None else beside
-    stem = name.removesuffix(PAIR_SUFFIX)
-    return any(other.name.lower() in {f"{stem}{voxels}" for voxels in PAIR_VOXELS} for other in beside)
-
-
-def _looks_like_a_ct(path: Path, beside: Sequence[Path]) -> bool:
-    """Whether a file that is not read could be a CT all the same, by its name."""
-    name = path.name.lower()
-    if is_image(path, beside) or not LOOKS_LIKE_A_CT.search(name):
-        return False
-    stem = next((name.removesuffix(s) for s in PAIR_VOXELS if name.endswith(s)), None)
-    return not any(other.name.lower() == f"{stem}{PAIR_SUFFIX}" for other in beside)
+def is_image(path: Path) -> bool:
+    """Whether a file is called as a CT that is read."""
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def _is_slice(path: Path) -> bool:
@@ -368,9 +350,8 @@ def _layout(relative: Path, source: _Source) -> Naming:
 
 
 def _written_suffix(path: Path) -> str:
-    """The ending of a label map: its CT's in lower case, or NIfTI's where that cannot be written."""
-    suffix = _suffix(path.name).lower()
-    return suffix if suffix in WRITTEN_SUFFIXES and not os.path.isdir(path) else NIFTI_SUFFIX
+    """The ending of a label map: its CT's in lower case, NIfTI's for a series."""
+    return NIFTI_SUFFIX if os.path.isdir(path) else _suffix(path.name).lower()
 
 
 def _suffix(name: str) -> str:
