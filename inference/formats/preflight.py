@@ -225,7 +225,8 @@ def check_body(path: Path, body: Body, shape: tuple[int, ...], voxel_bytes: int)
     ITK makes room for whatever is claimed, and takes a MetaImage whose compressed voxels are damaged, or text
     that ends too early, for whole: they are gone through first.
     """
-    check_pointer(body.file)
+    if remedy := pointer_remedy(body.file):
+        raise CaseError(f"{path}: {body.file.name}, which holds its voxels, is {remedy}")
     stored_bytes = body.file.stat().st_size - body.offset
     n_voxels, n_bytes = math.prod(shape), math.prod(shape) * voxel_bytes
     claim: Shape = (n_voxels, 1, 1)

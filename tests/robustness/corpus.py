@@ -59,7 +59,8 @@ from tests.helpers import (
     save_sitk,
     write_weights,
 )
-from tests.robustness.odd_dicom import ODD, save_picture
+from tests.robustness import odd_dicom, odd_files
+from tests.robustness.odd_dicom import save_picture
 
 Expected = Literal["map", "warned", "fails", "passed over", "refused"]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -73,6 +74,8 @@ MAX_SECONDS = 10.0
 MAX_GROWTH_MIB = 400
 """What one kind may add to the process's peak memory: the odd CTs themselves are below 100 MiB."""
 GOOD = "zz_good.nii.gz"
+DETACHED = (".mhd", ".nhdr")
+"""Headers whose voxels lie in another file."""
 
 
 @dataclass
@@ -1020,9 +1023,23 @@ def _put_odd(scene: Scene, make: Callable[[Path], object]) -> None:
     scene.output, scene.truth = "odd.nii.gz", abdomen().transpose(2, 1, 0) >= KIDNEY_HU
 
 
-for name, expected, says, make in ODD:
+for name, expected, says, make in odd_dicom.ODD:
     kind("DICOM", name, expected, says)(  # type: ignore[arg-type]
         lambda scene, make=make: _put_odd(scene, make)
+    )
+
+
+def _fill(scene: Scene, make: odd_files.Make) -> None:
+    scene.output, scene.others = make(scene.inputs)
+    if scene.output is not None:
+        stored_as_x_y_z = not scene.output.endswith((".nii", ".nii.gz"))
+        scene.truth = abdomen().transpose(2, 1, 0) if stored_as_x_y_z else abdomen()
+        scene.truth = scene.truth >= KIDNEY_HU
+
+
+for area, name, expected, says, files in odd_files.ODD:
+    kind(area, name, expected, says)(  # type: ignore[arg-type]
+        lambda scene, files=files: _fill(scene, files)
     )
 
 
@@ -1171,7 +1188,8 @@ def _run(one: Kind, scene: Scene, on_error: str) -> Got:
         wrong.append("the good CT has no label map")
     odd = cases.get(os.fsdecode(os.fsencode(scene.output))) if scene.output else None
     if odd is None:
-        outcome, said = "passed over", ""
+        outcome = "passed over"
+        said = "; ".join(line for line in stderr.splitlines() if outcome in line)
     elif odd["status"] in ("failed", "background"):
         outcome, said = "fails", odd["error"]
         wrong += _check_failure(scene, odd, new, output, code, stderr, on_error)
@@ -1185,7 +1203,7 @@ def _run(one: Kind, scene: Scene, on_error: str) -> Got:
     expected_files = (
         {good} | scene.others | ({odd["output"]} if odd is not None and odd["status"] != "failed" else set())
     )
-    if {name for name in new if not name.endswith((".raw", ".zraw"))} != expected_files:
+    if {name for name in new if not name.endswith((".raw", ".zraw", ".raw.gz"))} != expected_files:
         wrong.append(f"wrote {new}")
     return Got(outcome, said, tuple(wrong))
 
@@ -1294,13 +1312,13 @@ def _stored(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
 
 @contextmanager
 def _plain_name(path: Path) -> Iterator[Path]:
-    """The file under a name that ITK can take, the voxels of a .mhd beside it."""
+    """The file under a name that ITK can take, the voxels of a detached header beside it."""
     with tempfile.TemporaryDirectory() as folder:
         for other in path.parent.glob("*"):
-            if other.is_file() and other.stem == path.stem:
-                name = other.name if path.suffix == ".mhd" else f"plain{other.suffix}"
+            if other.is_file() and other.name.startswith(f"{path.stem}."):
+                name = other.name if path.suffix in DETACHED else f"plain{other.suffix}"
                 shutil.copy(other, Path(folder) / name)
-        yield Path(folder) / (path.name if path.suffix == ".mhd" else f"plain{path.suffix}")
+        yield Path(folder) / (path.name if path.suffix in DETACHED else f"plain{path.suffix}")
 
 
 # ------------------------------------------------------------------------------------------------------ table
