@@ -2,12 +2,15 @@
 
 import os
 import signal
+import sys
 
 for _number in (signal.SIGTERM, signal.SIGINT):
     # while PyTorch is imported there is nothing to finish; as a container's first process it must say so
     signal.signal(_number, lambda number, frame: os._exit(128 + number))
 
-from .cli import main  # noqa: E402
+from .cli import main, report  # noqa: E402
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["report"]:
+        report(sys.argv[2:], prog_name="python -m inference report")
     main(prog_name="python -m inference")
