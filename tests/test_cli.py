@@ -393,7 +393,8 @@ def test_shards_reports_are_merged_by_the_command(run: Run, tmp_path: Path) -> N
         words = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", path)
         assert run(*words, "--shard", f"{i}/2").exit_code == 0
     command = [sys.executable, "-m", "inference", "report", "merge", str(tmp_path / "all.json")]
-    done = subprocess.run([*command, *map(str, paths)], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    options: dict[str, Any] = {"cwd": REPOSITORY, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*command, *map(str, paths)], **options)
     assert done.returncode == 0, done.stderr
     merged = report_of(tmp_path / "all.json")
     assert {name: case["status"] for name, case in merged.items()} == dict.fromkeys(
@@ -401,7 +402,7 @@ def test_shards_reports_are_merged_by_the_command(run: Run, tmp_path: Path) -> N
     )
     broken = tmp_path / "broken.json"
     broken.write_text("{}")
-    done = subprocess.run([*command, str(broken)], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, str(broken)], **options)
     assert done.returncode == 2
     assert done.stderr.startswith(f"ERROR   {broken}: is no report of a run")
 

@@ -25,10 +25,11 @@ LIGHT_HU, TISSUE_HU = (-1100, -70), (-200, 300)
 SHIFTED_TISSUE = (850, 1300)
 """Soft tissue with an offset of 1000 or 1024; in HU, a few percent of bone and contrast medium."""
 LOWEST_FAT_HU = -200
-"""A lowest value below this is padding or air, and left out when a CT's fat is looked for."""
+"""A lowest value below this is padding or air at the end of the scale: it tells nothing."""
 MIN_SHIFTED_SHARE, MIN_LIGHT_SHARE, MIN_TISSUE_SHARE = 0.05, 0.005, 0.02
 """Sixty real CTs have at most 1.2 % shifted, and at least 40 % light and 8.9 % tissue."""
 MIN_PADDING_SHARE = 0.001
+"""Of the lowest value, where that is a little below 0."""
 MAX_COUNTED = 1 << 22
 """Voxels that are enough to tell shares."""
 CANONICAL = axcodes2ornt(("S", "P", "L"))
@@ -162,15 +163,13 @@ def check_hounsfield(path: Path, hu: NDArray[np.int16]) -> None:
     if low == high:
         return  # an empty scan, which gets a warning
     counts = _histogram(hu)
-    is_padding = low < LOWEST_FAT_HU or counts[low] >= MIN_PADDING_SHARE * hu.size
-    if is_padding:
-        counts[low] = 0
-    lowest = next(value for value in sorted(counts) if counts[value])
-    if low >= 0 or (lowest >= 0 and is_padding):
-        padding = f", but for padding of {low}" if low < 0 else ""
-        raise CaseError(
-            f"{path}: values run from {lowest} to {high}{padding}: no Hounsfield units. Convert it to HU"
-        )
+    is_much = counts[low] >= MIN_PADDING_SHARE * sum(counts.values())
+    if low < LOWEST_FAT_HU or (low >= LIGHT_HU[1] and is_much):
+        counts[low] = 0  # air at the end of the scale, or padding
+    lowest = min(value for value, n in counts.items() if n)
+    if low >= 0 or (lowest >= 0 and not counts[low]):
+        span = f"{low} to {high}" if low >= 0 else f"{lowest} to {high}, but for padding of {low}"
+        raise CaseError(f"{path}: values run from {span}: no Hounsfield units. Convert it to HU")
     total = sum(counts.values())
     light, tissue, shifted = (
         sum(n for value, n in counts.items() if start <= value < stop) / total

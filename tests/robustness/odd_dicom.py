@@ -25,6 +25,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from inference.geometry import Vector
 from tests.helpers import ABDOMEN_SPACING_MM, abdomen, save_dicom_series
 
 Make = Callable[[Path], object]
@@ -91,6 +92,7 @@ def save_enhanced(
     *,
     hu: NDArray[np.int16] | None = None,
     frame_tags: Callable[[int, Dataset], object] = lambda frame, group: None,
+    spacing_mm: Vector = ABDOMEN_SPACING_MM,
     syntax: str = ExplicitVRLittleEndian,
     shift_mm: float = 0.0,
     is_copied_on_top: bool = False,
@@ -109,14 +111,14 @@ def save_enhanced(
     if is_copied_on_top:
         one.ImagePositionPatient, one.PixelSpacing, one.SliceThickness = [0, 0, 0], [1, 1], 1
     shared = Dataset()
-    shared.PixelMeasuresSequence = Sequence([_group(PixelSpacing=list(ABDOMEN_SPACING_MM[1:]))])
+    shared.PixelMeasuresSequence = Sequence([_group(PixelSpacing=list(spacing_mm[1:]))])
     shared.PlaneOrientationSequence = Sequence([_group(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])])
     shared.PixelValueTransformationSequence = Sequence([_group(RescaleSlope=1, RescaleIntercept=-1024)])
     one.SharedFunctionalGroupsSequence = Sequence([shared])
     groups = []
     for frame, k in enumerate(order):
         group = Dataset()
-        place = [-11.0, -22.0, 33.0 + k * ABDOMEN_SPACING_MM[0] + shift_mm]
+        place = [-11.0, -22.0, 33.0 + k * spacing_mm[0] + shift_mm]
         group.PlanePositionSequence = Sequence([_group(ImagePositionPatient=place)])
         group.FrameContentSequence = Sequence([Dataset()])
         frame_tags(frame, group)
