@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID, CTImageStorage, MediaStorageDirectoryStorage
 
-from .preflight import DICOM_PIXELS, OverclaimError, check_pointer, finite, open_dicom
+from .preflight import DICOM_PIXELS, OverclaimError, check_pointer, finite, has_magic, open_dicom
 from .volume import CaseError
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -126,20 +126,22 @@ class DicomFile:
 
 def look(path: Path) -> DicomFile:
     """What a file is, by its header; whatever lies in it, nothing is raised."""
-    series, number, error = "", 0, None
+    series, number = "", 0
     try:
         check_pointer(path)
         with open_dicom(path, (*OF_FILE, *PHASES)) as (header, stream):
             series, number = _text(header, "SeriesInstanceUID"), int(header.get("SeriesNumber") or 0)
             kind = _kind(header)
             slices = _slices(path, header, stream) if kind is Kind.CT else ()
+        if kind is not Kind.UNREADABLE or not has_magic(path):
             return DicomFile(path, kind, series, number, slices)
+        error = f"{path}: says neither what it is nor what it shows. Copy it again"
     except OverclaimError as overclaim:
         error = f"{path}: {overclaim}. Copy it again"
     except CaseError as damage:
         error = str(damage)
-    except Exception:  # pydicom raises whatever comes of a damaged header
-        return DicomFile(path, Kind.UNREADABLE, series, number)
+    except Exception as damage:  # pydicom raises whatever comes of a damaged header
+        error = f"{path}: its header is damaged ({type(damage).__name__}). Copy it again"
     return DicomFile(path, Kind.CT, series, number, error=error)
 
 

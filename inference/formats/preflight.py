@@ -303,14 +303,23 @@ def _check_text(path: Path, body: Body, n_voxels: int) -> None:
 
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM files do, with their preamble or without."""
+    head = _head(path)
+    return head[DICOM_MAGIC_OFFSET:] == DICOM_MAGIC or _begins_with_a_field(head)
+
+
+def has_magic(path: Path) -> bool:
+    """Whether a file has DICOM's preamble, and so is meant to be DICOM beyond doubt."""
+    return _head(path)[DICOM_MAGIC_OFFSET:] == DICOM_MAGIC
+
+
+def _head(path: Path) -> bytes:
     if not os.path.isfile(path):
-        return False  # a pipe, say, which would wait for ever
+        return b""  # a pipe, say, which would wait for ever
     try:
         with path.open("rb") as file:
-            head = file.read(DICOM_MAGIC_OFFSET + len(DICOM_MAGIC))
+            return file.read(DICOM_MAGIC_OFFSET + len(DICOM_MAGIC))
     except OSError:
-        return False
-    return head[DICOM_MAGIC_OFFSET:] == DICOM_MAGIC or _begins_with_a_field(head)
+        return b""
 
 
 def _begins_with_a_field(head: bytes) -> bool:
