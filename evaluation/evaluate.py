@@ -32,7 +32,9 @@ from inference.runner.cases import KITS19_IMAGE, NNUNET_CHANNEL
 
 log = logging.getLogger("evaluation")
 SEGMENTATION = "segmentation.nii.gz"
-"""A reference label map in a KiTS case folder."""
+KITS21_REFERENCE = "aggregated_MAJ_seg.nii.gz"
+REFERENCES = (SEGMENTATION, KITS21_REFERENCE)
+"""Reference label maps in a KiTS case folder: KiTS19's and KiTS23's, and the one KiTS21 scores against."""
 PREFIXES = ("prediction_", "case_")
 SPLIT = "split.json"
 """As `training.train` writes it."""
@@ -224,9 +226,9 @@ def _groups(splits: Sequence[Split], scored: Sequence[str]) -> dict[str, list[st
 
 def case_name(path: Path) -> str:
     """The name under which predictions and references meet."""
-    name = path.parent.name if path.name in (SEGMENTATION, KITS19_IMAGE) else path.name
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
-    name = name.removesuffix(suffix).removesuffix(NNUNET_CHANNEL)
+    name = path.parent.name if path.name in (*REFERENCES, KITS19_IMAGE) else path.name
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
+    name = name[: len(name) - len(suffix)].removesuffix(NNUNET_CHANNEL)
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
@@ -236,7 +238,7 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
     """All label maps under a folder by case name.
 
     Args:
-        folder: KiTS19's case folders, or files in any of the layouts that inference writes.
+        folder: KiTS's case folders (19, 21 or 23), or files in any of the layouts that inference writes.
         images: KiTS19's `imaging.nii.gz` stands for its case; otherwise it is passed over.
 
     Raises:
@@ -244,14 +246,18 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder. Name a folder with label maps")
-    wanted = KITS19_IMAGE if images else SEGMENTATION
     paths = list_images(folder)
-    case_folders = {path.parent for path in paths if path.name == wanted}
+    names = (KITS19_IMAGE,) if images else REFERENCES
+    case_folders: dict[Path, str] = {}  # and which of its files stands for each
+    for path in paths:
+        if path.name in names and path.parent not in case_folders:
+            case_folders[path.parent] = next(n for n in names if (path.parent / n).is_file())
     found: dict[str, Path] = {}
     for path in paths:
-        if path.name in (KITS19_IMAGE, SEGMENTATION) and path.name != wanted:
+        is_wanted = case_folders.get(path.parent) == path.name
+        if path.name in (KITS19_IMAGE, *REFERENCES) and not is_wanted:
             continue
-        if path.name != wanted and not case_folders.isdisjoint(path.parents):
+        if not is_wanted and not case_folders.keys().isdisjoint(path.parents):
             continue  # what KiTS21 and KiTS23 lay beside it
         name = case_name(path)
         if name in found:
@@ -265,7 +271,7 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
 def list_images(folder: Path) -> list[Path]:
     """All image files under a folder, sorted. Links are followed, hidden names passed over."""
     names = glob.glob("**", root_dir=folder, recursive=True)  # noqa: PTH207  rglob follows no links
-    paths = (folder / name for name in names if name.endswith(SUFFIXES))
+    paths = (folder / name for name in names if name.lower().endswith(SUFFIXES))
     return sorted(path for path in paths if path.is_file())
 
 

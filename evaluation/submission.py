@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evaluation.evaluate import (
     AFFINE_TOLERANCE,
-    SEGMENTATION,
+    REFERENCES,
     affine_difference,
     find_label_maps,
     list_images,
@@ -78,7 +78,7 @@ def find_references(folder: Path) -> dict[str, Path]:
 
 
 def _image_name(reference: Path) -> str:
-    if reference.name in (KITS19_IMAGE, SEGMENTATION):
+    if reference.name in (KITS19_IMAGE, *REFERENCES):
         return f"{reference.parent.name}.nii.gz"
     return reference.name
 

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import sys
 
 for _number in (signal.SIGTERM, signal.SIGINT):
     # during imports there is nothing to finish: exit at once. A container's first process ignores
     # signals that it does not handle
     signal.signal(_number, lambda number, frame: os._exit(128 + number))
 
-from .cli import main  # noqa: E402
+from .cli import main, report  # noqa: E402
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["report"]:
+        report(sys.argv[2:], prog_name="python -m inference report")
     main(prog_name="python -m inference")

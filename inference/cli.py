@@ -21,7 +21,7 @@ from .networks.backends import BACKENDS, PRECISIONS, Backend, DeviceMemoryError,
 from .networks.cascade import Cascade, CascadeWeights, find_weights, load_cascade_weights
 from .networks.weights import WeightsError
 from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
-from .runner.report import CaseReport, describe_networks, write_report
+from .runner.report import CaseReport, describe_networks, merge_reports, read_report, write_report
 from .runner.run import LabelWriter, Options, run_cases, write_as_label_map
 from .runner.stop import WRITE_LOCK, stoppable
 from .version import __version__
@@ -79,7 +79,9 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--output-format", type=click.Choice(["label-map", "dicom-seg"]), default="label-map",
               show_default=True,
               help="dicom-seg: DICOM segmentation objects, for DICOM series (needs highdicom).")  # fmt: skip
-@click.option("--skip-existing", is_flag=True, help="Pass over cases whose label map is there already.")
+@click.option("--skip-existing", is_flag=True,
+              help="Pass over cases whose label map is there already, unless --report's earlier file says "
+              "that other weights or options made it.")  # fmt: skip
 @click.option("--shard", callback=_parse_shard, metavar="I/N", default=None,
               help="Only every N-th case, from the I-th on (I from 0).")  # fmt: skip
 @click.option("--report", "report_path", type=_folder(), default=None, metavar="FILE",
@@ -154,10 +156,16 @@ def main(
 
     if report_path is not None:
         sweep(report_path.parent)
+    recipe = {
+        stage: [weights[stage]["sha256"] for weights in (run["weights"], *run["ensemble"])]
+        for stage in ("kidney", "tumor")
+    }
     options = Options(
         output=output_path,
         method=PAPER if paper else DEFAULT,
         skip_existing=skip_existing,
+        earlier=_earlier(report_path) if skip_existing and report_path is not None else {},
+        recipe={**recipe, "paper": paper, "output_format": output_format},
         background_on_error=on_error == "background",
         previews=previews,
         probabilities=save_probabilities,
@@ -177,6 +185,29 @@ def main(
         sys.exit(EXIT_SOME_FAILED)
 
 
+@click.group()
+def report() -> None:
+    """Reports that --report wrote."""
+
+
+@report.command()
+@click.argument("output", type=_folder())
+@click.argument("reports", type=_folder(exists=True), nargs=-1, required=True)
+def merge(output: Path, reports: tuple[Path, ...]) -> None:
+    """Write one report OUTPUT of several REPORTS, of the shards of a run, say."""
+    _set_up_logging(quiet=False, verbose=False)
+    try:
+        cases, run = merge_reports(reports)
+        write_report(output, cases, run)
+    except ValueError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+    except OSError as error:
+        log.error("%s: not written (%s). Check its folder", output, error.strerror)
+        sys.exit(EXIT_USAGE)
+    log.info("%s: %d cases of %d reports", output, len(cases), len(reports))
+
+
 def _run_with_progress(
     cases: list[Case],
     cascade: Cascade,
@@ -192,12 +223,25 @@ def _run_with_progress(
     ):
 
         def done(reports: list[CaseReport]) -> None:
-            progress.update()
+            progress.n = min(len(reports), len(cases))
+            progress.refresh()
             run["seconds"] = round(time.perf_counter() - start, 3)
             if report_path is not None:
                 _is_reported(report_path, reports, run)
 
         return run_cases(cases, cascade, options, done=done, fallback=fallback)
+
+
+def _earlier(report_path: Path) -> dict[str, CaseReport]:
+    """What an earlier run left in the report, by output."""
+    if not report_path.exists():
+        return {}
+    try:
+        cases, _ = read_report(report_path)
+    except ValueError as error:
+        log.warning("%s. What it reported is lost", error)
+        return {}
+    return {case.output: case for case in cases}
 
 
 def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
@@ -275,7 +319,8 @@ def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(levelname)-7s %(message)s"))
     if not verbose:  # libraries have lines of their own for what our log says once
-        logging.getLogger("nibabel.global").handlers[:] = [logging.NullHandler()]
+        for name in ("nibabel.global", "pydicom"):
+            logging.getLogger(name).handlers[:] = [logging.NullHandler()]
         warnings.filterwarnings("ignore")
     log.handlers[:] = [handler]
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -47,6 +47,64 @@ def test_layouts_and_their_names(tmp_path: Path, source: str, output: str) -> No
     assert outputs(find_cases(make(tmp_path, [source])), tmp_path) == {source: output}
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a/p_0000.nii.gz", "a/p_0001.nii.gz"], ["a/p_0000.nii.gz", "a/p_0001.nii.gz"]),
+        (["p_0000.mha", "q_0003.mha"], ["p_0000.mha", "q_0003.mha"]),
+        (["a/p_0000.nii", "b/p_0001.nii"], ["a/p.nii", "b/p_0001.nii"]),  # folders are apart
+        (["a/p_0000.nii", "a/q_0000.nii"], ["a/p.nii", "a/q.nii"]),
+        (["x/imagesTr/p_0000.nii.gz"], ["x/p.nii.gz"]),
+        (["p_00000.nii"], ["p_00000.nii"]),
+        (["P_0000.NII.GZ"], ["P.nii.gz"]),
+    ],
+)
+def test_siblings_tell_numbers_from_channels(tmp_path: Path, names: list[str], expected: list[str]) -> None:
+    assert sorted(outputs(find_cases(make(tmp_path, names)), tmp_path).values()) == expected
+
+
+def test_numbers_stay_in_a_forced_naming_and_for_a_single_file(tmp_path: Path) -> None:
+    root = make(tmp_path, ["p_0000.nii.gz", "p_0001.nii.gz"])
+    found = outputs(find_cases(root, naming="nnunet"), root)
+    assert found == {"p_0000.nii.gz": "p_0000.nii.gz", "p_0001.nii.gz": "p_0001.nii.gz"}
+    assert find_cases(root / "p_0000.nii.gz")[0].output == Path("p_0000.nii.gz")
+
+
+def test_label_maps_that_belong_to_cts_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [
+        "k/case_1/imaging.nii.gz",
+        "k/case_1/segmentation.nii.gz",
+        "k/case_1/instances/kidney_instance-1_annotation-1.nii.gz",
+        "t/s1/ct.nii.gz",
+        "t/s1/segmentations/liver.nii.gz",
+        "n/imagesTr/a_0000.nii.gz",
+        "n/labelsTr/a.nii.gz",
+    ]
+    assert outputs(find_cases(make(tmp_path, names)), tmp_path) == {
+        "k/case_1/imaging.nii.gz": "prediction_1.nii.gz",
+        "n/imagesTr/a_0000.nii.gz": "n/a.nii.gz",
+        "t/s1/ct.nii.gz": "t/s1/ct.nii.gz",
+    }
+    (line,) = caplog.messages
+    assert str(tmp_path / "t/s1/segmentations") in line
+    assert str(tmp_path / "n/labelsTr") in line
+    assert line.endswith("label maps that belong to the CTs beside them")
+
+
+def test_what_looks_like_a_ct_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    odd = ["a.hdr", "a.img", "b.nii.bz2", "c.zip", "d.mgz", "e.nii.gz.zip"]
+    root = make(tmp_path, [*odd, "good.nii", "notes.txt", "p.png", "q.json", "r.raw"])
+    assert outputs(find_cases(root), root) == {"good.nii": "good.nii"}
+    (line,) = caplog.messages
+    assert all(str(root / name) in line for name in odd)
+    assert "Unpack it, or convert it to NIfTI" in line
+    (root / "good.nii").unlink()
+    with pytest.raises(UsageError, match=r"no CT found .*passed over: .*a\.hdr"):
+        find_cases(root)
+
+
 FORCED = {
     "kits19": {
         "case_00210/imaging.nii.gz": "prediction_00210.nii.gz",

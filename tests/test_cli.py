@@ -316,6 +316,100 @@ def test_skip_existing(run: Run, tmp_path: Path) -> None:
     assert "ct_1 skipped: ct_1.nii.gz exists" in second.stderr
 
 
+def report_of(path: Path) -> dict[str, dict]:
+    """A report's cases by name."""
+    return {case["name"]: case for case in json.loads(path.read_text())["cases"]}
+
+
+def test_a_report_survives_a_resume(run: Run, tmp_path: Path) -> None:
+    """What an earlier run measured stays; what is new is added; a case without a record stays bare."""
+    save_abdomens(tmp_path / "in", 2)
+    path = tmp_path / "report.json"
+    words = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", path, "--skip-existing")
+    assert run(*words).exit_code == 0
+    first = report_of(path)
+    save_abdomens(tmp_path / "in", 4)
+    (tmp_path / "out" / "ct_3.nii.gz").write_bytes(b"done earlier")
+    again = run(*words)
+    assert again.exit_code == 0
+    second = report_of(path)
+    assert [second[f"ct_{i}"]["status"] for i in range(4)] == ["skipped", "skipped", "written", "skipped"]
+    for name in first:
+        assert {**second[name], "status": "written"} == first[name]
+        assert second[name]["kidney_ml"] > 30
+    assert second["ct_3"]["kidney_ml"] is None
+    assert "ct_0 skipped: ct_0.nii.gz exists" in again.stderr
+
+
+def test_other_weights_or_options_make_a_case_anew(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 2)
+    path = tmp_path / "report.json"
+    words = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", path, "--skip-existing")
+    assert run(*words).exit_code == 0
+    assert "2/2] ct_1 written" in run(*words, "--paper").stderr
+    assert "2/2] ct_1 skipped" in run(*words, "--paper").stderr
+    other = write_weights(tmp_path / "weights", version="1")
+    assert "2/2] ct_1 written" in run(*words, "--paper", "--weights", other).stderr
+    assert [case["status"] for case in report_of(path).values()] == ["written", "written"]
+
+
+def test_a_resume_that_is_stopped_still_knows_what_is_outdated(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights change, and the second run ends after its first case: the third makes the other one anew."""
+    save_abdomens(tmp_path / "in", 2)
+    path = tmp_path / "report.json"
+    words = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", path, "--skip-existing")
+    assert run(*words).exit_code == 0
+    whole = json.loads(path.read_text())
+    kept: list[str] = []
+    write = cli.write_report
+
+    def remember(*arguments: Any) -> None:
+        write(*arguments)
+        kept.append(path.read_text())
+
+    monkeypatch.setattr(cli, "write_report", remember)
+    assert run(*words, "--paper").exit_code == 0
+    path.write_text(kept[0])  # as after the first case
+    assert report_of(path)["ct_1"]["recipe"] == whole["cases"][1]["recipe"]
+    last = run(*words, "--paper")
+    assert "ct_0 skipped" in last.stderr
+    assert "ct_1 written" in last.stderr
+
+
+def test_a_damaged_report_costs_its_records_and_no_run(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    path = tmp_path / "report.json"
+    path.write_text("{")
+    words = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", path, "--skip-existing")
+    done = run(*words)
+    assert done.exit_code == 0
+    assert "report.json: is no report of a run" in done.stderr
+    assert report_of(path)["ct_0"]["status"] == "written"
+
+
+def test_shards_reports_are_merged_by_the_command(run: Run, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 3)
+    paths = [tmp_path / f"{i}.json" for i in range(2)]
+    for i, path in enumerate(paths):
+        words = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", path)
+        assert run(*words, "--shard", f"{i}/2").exit_code == 0
+    command = [sys.executable, "-m", "inference", "report", "merge", str(tmp_path / "all.json")]
+    options: dict[str, Any] = {"cwd": REPOSITORY, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*command, *map(str, paths)], **options)
+    assert done.returncode == 0, done.stderr
+    merged = report_of(tmp_path / "all.json")
+    assert {name: case["status"] for name, case in merged.items()} == dict.fromkeys(
+        ("ct_0", "ct_1", "ct_2"), "written"
+    )
+    broken = tmp_path / "broken.json"
+    broken.write_text("{}")
+    done = subprocess.run([*command, str(broken)], **options)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"ERROR   {broken}: is no report of a run")
+
+
 def test_report_tells_all(run: Run, tmp_path: Path, weights_folder: Path) -> None:
     paths = save_abdomens(tmp_path / "in", 2)
     truncate(paths[1])

@@ -274,6 +274,27 @@ def test_a_series_with_a_slice_too_few_is_told_so(tmp_path: Path) -> None:
         write_dicom_seg(tmp_path / "x.dcm", some_labels(ct.hu.shape), ct.native, tmp_path / "ct", version="1")
 
 
+def test_slices_with_one_uid_cannot_be_referred_to(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    edit_slices(tmp_path / "ct", SOPInstanceUID="1.2.3")
+    ct = read_ct(tmp_path / "ct")
+    with pytest.raises(CaseError, match="has another slice's SOP instance UID"):
+        write_dicom_seg(tmp_path / "x.dcm", some_labels(ct.hu.shape), ct.native, tmp_path / "ct", version="1")
+
+
+def test_it_refers_to_the_one_series_of_several_that_was_read(tmp_path: Path) -> None:
+    """Without preambles, too."""
+    segmentation, _, _ = write_both(tmp_path)
+    before, folder = pydicom.dcmread(segmentation), tmp_path / "ct"
+    hu = np.zeros((6, 5, 7), np.int16)
+    save_dicom_series(folder, hu, spacing_mm=SPACING_MM, series_uid="1.2.9", stem="b")
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[132:])
+    ct = read_ct(folder, series=before.ReferencedSeriesSequence[0].SeriesInstanceUID)
+    write_dicom_seg(segmentation, some_labels(ct.hu.shape), ct.native, folder, version="early-1")
+    assert pydicom.dcmread(segmentation).ReferencedSeriesSequence == before.ReferencedSeriesSequence
+
+
 def test_attributes_that_anonymising_drops_are_written_empty(tmp_path: Path) -> None:
     write_both(tmp_path)
     edit_slices(tmp_path / "ct", PatientID=None, PatientName=None, StudyTime=None, PatientBirthDate=None)

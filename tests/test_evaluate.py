@@ -86,6 +86,8 @@ def test_names_of_all_layouts_meet() -> None:
         "case_00210.nii.gz",
         "case_00210_0000.mha",
         "case_00210/segmentation.nii.gz",
+        "case_00210/aggregated_MAJ_seg.nii.gz",
+        "case_00210.NII.GZ",
     )
     assert {case_name(Path(name)) for name in names} == {"00210"}
 
@@ -104,6 +106,18 @@ def test_only_the_segmentation_of_a_case_folder_counts(tmp_path: Path) -> None:
     _save(tmp_path / "case_00001" / "instances" / "tumor_instance-1_annotation-1.nii.gz", _labels())
     _save(tmp_path / ".partial" / "case_00002.nii.gz", _labels())
     assert list(find_label_maps(tmp_path)) == ["00001"]
+
+
+def test_kits21s_majority_is_the_reference_of_a_case_folder(tmp_path: Path) -> None:
+    """Beside it lie other aggregations and each annotator's; a KiTS23 map in the folder comes first."""
+    for how in ("AND", "OR", "MAJ"):
+        _save(tmp_path / "case_00001" / f"aggregated_{how}_seg.nii.gz", _labels())
+    _save(tmp_path / "case_00001" / "segmentations" / "kidney_instance-1_annotation-1.nii.gz", _labels())
+    _save(tmp_path / "case_00001" / "imaging.nii.gz", _labels())
+    found = find_label_maps(tmp_path)
+    assert {name: path.name for name, path in found.items()} == {"00001": "aggregated_MAJ_seg.nii.gz"}
+    _save(tmp_path / "case_00001" / "segmentation.nii.gz", _labels())
+    assert find_label_maps(tmp_path)["00001"].name == "segmentation.nii.gz"
 
 
 def test_links_to_case_folders_are_followed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from inference.geometry import Roi, RoiSpec, Shape, Vector
 from inference.method.postprocess import (
@@ -454,3 +455,33 @@ def test_structures_given_decide_not_the_probabilities() -> None:
         tumor_threshold=0.5,
     )
     np.testing.assert_array_equal(labels, 2 * ids)
+
+
+def test_a_piece_smaller_than_the_least_tumor_is_dropped() -> None:
+    """Pieces of 4, 3 and 2 voxels in one kidney: the least size is in voxels, and itself enough."""
+    kidneys = Structures(
+        np.ones((3, 3, 9), dtype=np.uint8), ((slice(0, 3), slice(0, 3), slice(0, 9)),), (1.0,)
+    )
+    tumor = np.zeros((3, 3, 9), dtype=np.float32)
+    tumor[0, 0, :4], tumor[0, 0, 6:], tumor[2, 2, :2] = 0.9, 0.8, 0.7
+    for min_vox, sizes in ((0, [4, 3, 2]), (3, [4, 3]), (3.5, [4]), (5, [])):
+        kept = keep_tumors(tumor, kidneys, 0.5, min_share=0.25, min_vox=min_vox)
+        assert [int(np.count_nonzero(kept == np.float32(p))) for p in (0.9, 0.8, 0.7)] == [
+            *sizes,
+            *[0] * (3 - len(sizes)),
+        ]
+
+
+def test_one_structure_is_one_piece_on_the_cts_grid() -> None:
+    """Two parts that touch by one corner of weak voxels on the ROI grid: a finer CT shows a gap there."""
+    kidney = np.zeros((1, 9, 12), dtype=np.float32)
+    kidney[0, :4, :6] = 0.9
+    kidney[0, 5:7, 7:9] = 0.9
+    kidney[0, 4, 6] = 0.55  # the bridge
+    roi = Roi(RoiSpec((1, 9, 12), 1.0), (0.0, 0.0, 0.0), (1.0, 3.0, 3.0))
+    labels, voxels = restore_simply(kidney, None, roi, (1, 27, 36))
+    _, count = ndimage.label(labels, np.ones((3, 3, 3)))
+    assert count == 1
+    assert labels[0, 4, 4] == 1
+    assert labels[0, 18, 24] == 0
+    assert voxels == ((int(np.count_nonzero(labels)), 0),)

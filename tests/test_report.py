@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inference.runner import report as report_module
-from inference.runner.report import CaseReport, write_report
+from inference.runner.report import CaseReport, merge_reports, read_report, write_report
 from tests.helpers import files_under
 
 
@@ -24,6 +25,7 @@ def test_report_holds_run_versions_and_cases(tmp_path: Path) -> None:
         "torch",
         "openvino",
         "SimpleITK",
+        "pydicom",
         "numpy",
         "scipy",
         "nibabel",
@@ -83,3 +85,55 @@ def test_peak_memory_is_noted_by_stage_and_never_falls() -> None:
     with report.timed("write"):
         pass
     assert report.peak_rss_mib["write"] >= report.peak_rss_mib["kidney"]
+
+
+def a_case(name: str, **changes: Any) -> CaseReport:
+    """A measured case, made by recipe 1."""
+    measured: dict[str, Any] = {"status": "written", "kidney_ml": 300.0, "tumor_ml": 7.0, "recipe": {"n": 1}}
+    return CaseReport(name, f"/in/{name}", f"{name}.nii", **measured | changes)
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    cases = [a_case("a", seconds={"read": 0.5}), CaseReport("b", "/in/b", "b.nii", error="broken")]
+    write_report(tmp_path / "r.json", cases, {"device": "cpu"})
+    assert read_report(tmp_path / "r.json") == (cases, {"device": "cpu"})
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"cases": [1], "run": {}}', '{"cases": [{}], "run": {}}']
+)
+def test_what_is_no_report_is_told_as_such(tmp_path: Path, content: str) -> None:
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(ValueError, match=r"r\.json: is no report of a run"):
+        read_report(tmp_path / "r.json")
+    with pytest.raises(ValueError, match=r"none\.json: cannot be read"):
+        read_report(tmp_path / "none.json")
+
+
+def test_reports_of_shards_become_one(tmp_path: Path) -> None:
+    """Three shards; of a case that two know, the one that measured it counts, then the later one."""
+    shards = {
+        "0": [a_case("a"), CaseReport("c", "/in/c", "c.nii", status="skipped")],
+        "1": [a_case("b", tumor_ml=1.0), CaseReport("a", "/in/a", "a.nii", error="broken")],
+        "2": [a_case("c"), a_case("b", tumor_ml=2.0)],
+    }
+    paths = []
+    for shard, cases in shards.items():
+        run = {"device": "cpu", "seconds": 1.5, "options": {"shard": f"{shard}/3"}}
+        paths.append(tmp_path / f"{shard}.json")
+        write_report(paths[-1], cases, run)
+    cases, run = merge_reports(paths)
+    assert [(case.name, case.status, case.tumor_ml) for case in cases] == [
+        ("a", "written", 7.0),
+        ("b", "written", 2.0),
+        ("c", "written", 7.0),
+    ]
+    assert run["seconds"] == 4.5
+    assert run["merged_shards"] == ["0/3", "1/3", "2/3"]
+
+
+def test_reports_of_other_weights_do_not_merge(tmp_path: Path) -> None:
+    for n in (1, 2):
+        write_report(tmp_path / f"{n}.json", [a_case(str(n), recipe={"n": n})], {})
+    with pytest.raises(ValueError, match="made with different weights or options"):
+        merge_reports([tmp_path / "1.json", tmp_path / "2.json"])

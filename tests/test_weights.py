@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from inference.geometry import RoiSpec
 from inference.networks.vnet import VNet
 from inference.networks.weights import FORMAT, WeightsError, WeightsMetadata, load_weights, save_weights
+from tests.helpers import metadata
 
 METADATA = WeightsMetadata(
     stage="kidney",
@@ -266,3 +267,20 @@ def test_weights_that_cannot_be_read_are_a_clear_error(
     monkeypatch.setattr(Path, "read_bytes", denied)
     with pytest.raises(WeightsError, match=r"kidney\.safetensors: cannot be read \(Permission denied\)"):
         load_weights(path, "kidney")
+
+
+def test_a_git_lfs_pointer_is_told_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "kidney.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 6000000\n")
+    with pytest.raises(WeightsError, match="is a git-LFS pointer, not the file itself"):
+        load_weights(path, "kidney")
+
+
+def test_the_least_tumor_travels_with_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "tumor.safetensors"
+    save_weights(path, VNet(base_channels=1), metadata("tumor", min_tumor_mm3=400.0))
+    assert load_weights(path, "tumor").metadata.min_tumor_mm3 == 400.0
+    for bad in (-1.0, float("inf"), "much"):
+        save_weights(path, VNet(base_channels=1), metadata("tumor", min_tumor_mm3=bad))
+        with pytest.raises(WeightsError, match="min_tumor_mm3"):
+            load_weights(path, "tumor")

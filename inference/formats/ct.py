@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..geometry import Roi
 from . import dicom, itk, nifti
+from .preflight import check_place
 from .staging import staged
 from .volume import CaseError, Ct, NativeGrid
 
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 SUFFIXES = nifti.SUFFIXES + itk.SUFFIXES
+"""Of files that are read, in upper case or lower, and written."""
 BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
     IsalError,  # type: ignore[assignment]  # its stub takes the class for an instance
     *(ImageFileError, HeaderDataError, OSError, EOFError, zlib.error),
@@ -43,18 +45,22 @@ BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
 """What nibabel, isal, zlib and SimpleITK (a RuntimeError, always) raise for a file that they cannot read."""
 
 
-def read_ct(path: str | Path) -> Ct:
-    """Read a NIfTI, MetaImage or NRRD file, or a folder with one DICOM series.
+def read_ct(path: str | Path, *, series: str | None = None) -> Ct:
+    """Read a NIfTI, MetaImage or NRRD file, or a CT series of a folder with DICOM files.
+
+    Args:
+        path: the file or the folder.
+        series: the series instance UID; needed only where a folder has several CT series.
 
     Raises:
         CaseError: the file is damaged, no 3D scalar image, or its geometry is unusable.
     """
     path = Path(path)
     with _reading(path):
-        _check_there(path)
+        check_place(path)
         if path.is_dir():
-            return dicom.read(path)
-        if path.name.endswith(nifti.SUFFIXES):
+            return dicom.read(path, series)
+        if is_nifti(path):
             return nifti.read(path)
         return itk.read(path)
 
@@ -66,10 +72,15 @@ def read_native_grid(path: Path) -> NativeGrid:
         CaseError: as `read_ct`, and for a DICOM folder, which has no header of its own.
     """
     with _reading(path):
-        _check_there(path)
-        if path.name.endswith(nifti.SUFFIXES):
+        check_place(path)
+        if is_nifti(path):
             return nifti.read_grid(path)
         return itk.read_grid(path)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is called as NIfTI is, in upper case or lower."""
+    return path.name.lower().endswith(nifti.SUFFIXES)
 
 
 def write_label_map(path: str | Path, labels: NDArray[np.uint8], native: NativeGrid) -> None:
@@ -86,7 +97,7 @@ def write_label_map(path: str | Path, labels: NDArray[np.uint8], native: NativeG
     path = Path(path)
     stored = apply_orientation(labels, native.from_canonical)
     with staged(path) as partial:
-        if path.name.endswith(nifti.SUFFIXES):
+        if is_nifti(path):
             nifti.write(partial, stored, native)
         else:
             itk.write(partial, stored, native)
@@ -127,13 +138,6 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
     except MemoryError as error:
         raise CaseError(f"{path}: does not fit in memory. Give the process more, or crop the CT") from error
-
-
-def _check_there(path: Path) -> None:
-    if path.is_symlink() and not os.path.exists(path):
-        raise CaseError(f"{path}: a link to {path.readlink()}, which is not there. Mount or copy that too")
-    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
-        raise CaseError(f"{path}: no regular file. Copy the CT itself there")
 
 
 def _one_line(error: BaseException) -> str:

@@ -130,10 +130,15 @@ def _source_images(series: Path, native: NativeGrid) -> list[pydicom.Dataset]:
     What else is in the folder (localisers, other modalities, copies, notes) does not lie on its grid.
     """
     images: dict[str, pydicom.Dataset] = {}
-    for file in sorted(series.iterdir()):
+    for file in native.dicom_files or sorted(series.iterdir()):
         image = _read_header(file)
         if image is not None and _is_slice_of(native, image):
             _check_attributes(file, image)
+            if native.dicom_files and image.SOPInstanceUID in images:
+                raise CaseError(
+                    f"{file}: has another slice's SOP instance UID, so that nothing can refer to it. "
+                    "Export the series again, or leave out --output-format"
+                )
             images[image.SOPInstanceUID] = image
     if len(images) != native.shape[2]:
         raise CaseError(
@@ -146,7 +151,7 @@ def _source_images(series: Path, native: NativeGrid) -> list[pydicom.Dataset]:
 
 def _read_header(file: Path) -> pydicom.Dataset | None:
     try:
-        return pydicom.dcmread(file, stop_before_pixels=True) if file.is_file() else None
+        return pydicom.dcmread(file, stop_before_pixels=True, force=True) if file.is_file() else None
     except Exception:  # whatever pydicom raises for a file that anybody put there; the CT was read without it
         return None
 

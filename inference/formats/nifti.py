@@ -1,6 +1,5 @@
 """NIfTI files: read piece by piece, and label maps written under the CT's own header."""
 
-import io
 from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,13 +10,12 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from .nifti_stream import in_disk_order, read_body
+from .preflight import MAX_DEFLATE_RATIO, Bounded, check_claim, check_nifti
 from .volume import (
-    MAX_DEFLATE_RATIO,
     CaseError,
     Ct,
     NativeGrid,
     allocate,
-    check_claim,
     checked_affine,
     checked_shape,
     voxel_warnings,
@@ -29,30 +27,40 @@ MAX_REST_BYTES = 64 << 20
 PIECE_BYTES = 1 << 16
 GZIP_LEVEL = 1
 """Of isal: smaller than zlib's for label maps, in a fiftieth of the time."""
-MAX_READ_BYTES = 1 << 28
-"""More than any slice or header extension has."""
+QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
+MIN_TOO_LONG, MAX_TOO_LONG = 1 + 1.7e-7, 1.001
+"""Three quarters of a unit quaternion that are longer than the first are refused by nibabel, and up to the
+second a matter of rounding."""
 LARGEST_SHIFT_MM = 1.0
 """A corner that qform and sform put further apart than this is worth a warning."""
 OTHER_UNITS = ("meter", "micron")
 
 
-class _Stream:
-    """A stream that gives little at once: nibabel asks for as much as an extension says it is long."""
+class _RoundedQuaternion:
+    """nibabel refuses a quaternion that rounding has made a little longer than 1."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    def get_qform_quaternion(self) -> NDArray[np.float64]:
+        bcd = np.array([self[name] for name in QUATERNION], dtype=np.float64)  # type: ignore[index]
+        length = float(np.linalg.norm(bcd))
+        if MIN_TOO_LONG < length <= MAX_TOO_LONG:
+            return np.array([0.0, *(bcd / length)])
+        return super().get_qform_quaternion()  # type: ignore[misc]
 
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_READ_BYTES:
-            raise ValueError(f"an extension or a slice of {size} bytes")
-        return self._file.read(size)
 
-    def write(self, data: bytes) -> int:
-        """Not possible, but nibabel takes only streams whose class has it (from Python 3.12 on)."""
-        raise io.UnsupportedOperation("write")
+class _Header1(_RoundedQuaternion, nib.Nifti1Header):
+    pass
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+
+class _Header2(_RoundedQuaternion, nib.Nifti2Header):
+    pass
+
+
+class _Image1(nib.Nifti1Image):
+    header_class = _Header1
+
+
+class _Image2(nib.Nifti2Image):
+    header_class = _Header2
 
 
 def read(path: Path) -> Ct:
@@ -60,7 +68,7 @@ def read(path: Path) -> Ct:
     with _open(path) as file:
         ct = _read_stream(path, file, _load(file))
         # gzip compares its checksum only once the end of the stream has been read
-        if path.name.endswith(".gz") and not _ends_within(file, MAX_REST_BYTES):
+        if _is_packed(path) and not _ends_within(file, MAX_REST_BYTES):
             raise CaseError(f"{path}: holds far more than its header claims. Copy it again")
     return ct
 
@@ -74,8 +82,7 @@ def _ends_within(file: BinaryIO, n_bytes: int) -> bool:
 def read_grid(path: Path) -> NativeGrid:
     """The grid alone, from the header."""
     with _open(path) as file:
-        image = _load(file)
-        grid = _grid(path, image)
+        grid = _grid(path, _load(file))
     check_claim(path, grid.shape, 1, path.stat().st_size * MAX_DEFLATE_RATIO)
     return grid
 
@@ -90,7 +97,7 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
     image.update_header()
     image.header.set_slope_inter(1, 0)  # an image forgets them
     with path.open("wb") as raw:
-        if path.name.endswith(".gz"):  # no name and no time in it: the same labels are the same file
+        if _is_packed(path):  # no name and no time in it: the same labels are the same file
             with igzip.IGzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as file:
                 _write_stream(file, image.header, stored)
         else:
@@ -104,27 +111,24 @@ def _write_stream(file: Any, header: Any, stored: NDArray[np.uint8]) -> None:
         file.write(slab)
 
 
+def _is_packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
 def _open(path: Path) -> BinaryIO:
-    return igzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    return igzip.open(path) if _is_packed(path) else path.open("rb")  # type: ignore[return-value]
 
 
 def _load(file: BinaryIO) -> Any:
     """nibabel's image, NIfTI-1 or NIfTI-2; no voxel is read yet."""
     head = file.read(nib.Nifti2Header.sizeof_hdr)
-    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+    for kind in (_Image1, _Image2):
         if kind.header_class.may_contain_header(head):
-            _check_spacing(kind.header_class, head)
+            check_nifti(kind.header_class, head)
             file.seek(0)
-            stream: Any = _Stream(file)
+            stream: Any = Bounded(file)
             return kind.from_stream(stream)
     raise ValueError("no NIfTI header")
-
-
-def _check_spacing(kind: Any, head: bytes) -> None:
-    """Without an sform the spacing is pixdim's, where nibabel would take 1 mm for 0."""
-    header = kind(head[: kind.sizeof_hdr], check=False)
-    if header["sform_code"] <= 0 and 0 in header["pixdim"][1:4]:
-        raise ValueError("its header gives a voxel spacing of 0")
 
 
 def _read_stream(path: Path, file: BinaryIO, image: Any) -> Ct:
@@ -132,7 +136,7 @@ def _read_stream(path: Path, file: BinaryIO, image: Any) -> Ct:
     voxel_type = image.header.get_data_dtype()
     if voxel_type.kind not in "iuf":
         raise CaseError(f"{path}: voxels are {voxel_type}, not single numbers. Convert it to int16 HU")
-    stored_bytes = path.stat().st_size * (MAX_DEFLATE_RATIO if path.name.endswith(".gz") else 1)
+    stored_bytes = path.stat().st_size * (MAX_DEFLATE_RATIO if _is_packed(path) else 1)
     check_claim(path, native.shape, voxel_type.itemsize, stored_bytes)
     canonical, stored = allocate(native)
     body = image.dataobj
@@ -141,13 +145,25 @@ def _read_stream(path: Path, file: BinaryIO, image: Any) -> Ct:
     return Ct(canonical, native, (*_header_warnings(image), *voxel_warnings(canonical, not_finite)))
 
 
+def _plain_header(image: Any) -> Any:
+    """nibabel's own header of a single file, which a label map is written under."""
+    old = image.header
+    kind = nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header
+    header = kind(old.binaryblock, old.endianness, check=False, extensions=old.extensions)
+    length = float(np.linalg.norm([float(header[name]) for name in QUATERNION]))
+    if MIN_TOO_LONG < length <= MAX_TOO_LONG:
+        for name in QUATERNION:
+            header[name] = header[name] / length
+    return header
+
+
 def _grid(path: Path, image: Any) -> NativeGrid:
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     checked = checked_shape(path, shape)
     try:
-        return NativeGrid(checked, checked_affine(path, image.affine), image.header.copy())
+        return NativeGrid(checked, checked_affine(path, image.affine), _plain_header(image))
     except CaseError as error:
         if (unit := _unit(image)) in OTHER_UNITS:
             raise CaseError(f"{path}: its header is in {unit}s. Convert spacing and origin to mm") from error
@@ -164,7 +180,12 @@ def _unit(image: Any) -> str:
 def _header_warnings(image: Any) -> list[str]:
     """Where the header leaves open or contradicts where the patient's left is, or how large a voxel."""
     warnings = []
-    qform, sform = image.get_qform(coded=True)[0], image.get_sform(coded=True)[0]
+    sform = image.get_sform(coded=True)[0]
+    try:
+        qform = image.get_qform(coded=True)[0]
+    except ValueError:
+        qform = None
+        warnings.append("the qform is no rotation; sform is taken")
     if qform is None and sform is None:
         warnings.append("neither qform nor sform: left and right are a guess")
     elif qform is not None and sform is not None:

@@ -66,7 +66,12 @@ def keep_kidneys(
 
 
 def keep_tumors(
-    tumor: NDArray[np.float32], structures: Structures, threshold: float, *, min_share: float
+    tumor: NDArray[np.float32],
+    structures: Structures,
+    threshold: float,
+    *,
+    min_share: float,
+    min_vox: float = 0.0,
 ) -> NDArray[np.float32]:
     """Probabilities without pieces outside the kidneys or small beside another in theirs (not in the paper).
 
@@ -74,6 +79,7 @@ def keep_tumors(
         tumor, structures: probabilities (z, y, x) on the ROI grid, and what `keep_kidneys` kept.
         threshold: a voxel belongs to the tumor above it; pieces are 26-connected.
         min_share: of the voxels of the largest piece that overlaps the same structure.
+        min_vox: least size of a piece, in voxels.
 
     Returns:
         The same, 0 in every piece that overlaps no structure, or is too small.
@@ -84,7 +90,7 @@ def keep_tumors(
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     for rank, box in enumerate(structures.boxes, start=1):
         own = np.unique(pieces[box][is_tumor[box] & (structures.ids[box] == rank)])
-        is_kept[own] |= sizes[own] >= min_share * sizes[own].max(initial=0)
+        is_kept[own] |= sizes[own] >= max(min_vox, min_share * sizes[own].max(initial=0))
     is_kept[0] = True  # what is no tumor
     return np.where(is_kept[pieces], tumor, np.float32(0))
 
@@ -164,7 +170,7 @@ def restore(
         else:
             # what lies above the threshold but outside this structure must not grow back at its border
             own = np.where((kidney > kidney_threshold) & ~inside, np.float32(0), kidney)
-            is_kidney = _sample(own, roi, target, order=1) > kidney_threshold
+            is_kidney = _largest_piece(_sample(own, roi, target, order=1) > kidney_threshold)
             # the tumor network was taught nothing outside the kidneys: at their surface its probability
             # is averaged over the inner voxels alone, Σ(weight · inside · p) / Σ(weight · inside)
             is_tumor = np.zeros(is_kidney.shape, dtype=np.bool_)
@@ -194,6 +200,12 @@ def _boxes_above(values: NDArray[np.float32], threshold: float, roi: Roi, target
 def _seen_from(outer: Box, inner: Box) -> Box:
     z, y, x = (slice(b.start - a.start, b.stop - a.start) for a, b in zip(outer, inner, strict=True))
     return z, y, x
+
+
+def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """One structure is one piece on the CT's grid too, where a thin bridge may have become none."""
+    pieces, count = ndimage.label(mask, CONNECTIVITY_26)
+    return mask if count < 2 else pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
 
 
 def _ct_box(box: Box, roi: Roi, ct_shape: Shape) -> Box:

@@ -74,7 +74,8 @@ def segment(
     tell("tumor", 0.0)
     tumor = segment_tumor(image, structures, cascade, method)
     tell("restore", 0.0)
-    kept = keep_tumors(tumor, structures, tumor_metadata.threshold, min_share=method.min_tumor_share)
+    sizes = {"min_share": method.min_tumor_share, "min_vox": tumor_metadata.min_tumor_vox}
+    kept = keep_tumors(tumor, structures, tumor_metadata.threshold, **sizes)
     grown, structures = grow_by_tumor(kidney, kept, structures, reach_vox=reach_vox, **thresholds)
     nearest = not method.interpolate
     labels, voxels = restore(grown, kept, structures, roi, hu.shape, nearest=nearest, **thresholds)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from .vnet_openvino import build_model
+from .vnet_openvino import build_model, import_openvino
 from .weights import Weights
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -221,8 +221,7 @@ def openvino_network(weights: Weights, backend: Backend) -> Network:
     """The fast backend on CPUs. It compiles in a thread, while the first CT is read."""
 
     def compile_model() -> Any:
-        import openvino
-
+        openvino = import_openvino()
         # a network of one shape needs a tenth less memory than one that takes any
         shape = weights.metadata.roi.shape_vox if weights.metadata.stage == "kidney" else None
         return openvino.Core().compile_model(

@@ -1,5 +1,6 @@
 """The V-Net of `vnet.py` as an OpenVINO model, built from the tensors alone, without PyTorch."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,20 @@ from numpy.typing import NDArray
 from ..geometry import Shape
 
 Tensors = Mapping[str, NDArray]
+TELEMETRY = "openvino_telemetry"
 BATCH_NORM_EPSILON = 1e-5
 """PyTorch's default, with which the networks are trained."""
+
+
+def import_openvino() -> Any:
+    """OpenVINO without its telemetry, which would leave a client's number in HOME and look up a host.
+
+    OpenVINO does without where importing it fails, so this holds however it was installed.
+    """
+    sys.modules.setdefault(TELEMETRY, None)  # type: ignore[arg-type]  # so that importing it fails
+    import openvino
+
+    return openvino
 
 
 def build_model(tensors: Tensors, shape_vox: Shape | None) -> Any:
@@ -20,8 +33,8 @@ def build_model(tensors: Tensors, shape_vox: Shape | None) -> Any:
         tensors: as `vnet_tensors.tensor_shapes` lists them. Batch norm is folded into its convolution.
         shape_vox: (z, y, x) that it takes; None is any whose sides are multiples of `DOWNSAMPLING`.
     """
-    import openvino as ov
-    from openvino import opset13 as ops
+    ov = import_openvino()
+    ops = ov.opset13
 
     def convolution(x: Any, kernel: NDArray, bias: NDArray) -> Any:
         """A convolution that keeps the grid: zero padding of half the kernel."""

@@ -23,6 +23,7 @@ MAX_ROI_VOXELS = 512**3
 """Far more than any network here takes: a file that asks for more is damaged."""
 FORMAT = "nested-vnet-1"
 CHECKSUMS = "SHA256SUMS"
+GIT_LFS = b"version https://git-lfs"
 
 
 class WeightsError(ValueError):
@@ -40,6 +41,7 @@ class WeightsMetadata:
         threshold: probability above which a voxel belongs to the structure.
         margin_vox: distance (grid voxels) beyond the kidney mask that the tumor loss covered; predicted
             tumors may extend that far.
+        min_tumor_mm3: least volume of a piece of tumor; smaller ones are dropped.
         mirror: whether a tumor network's probabilities are averaged over the CT and its mirror image.
         bf16: whether bfloat16 keeps the DSC on labelled CTs (`benchmarks/precision.py` measures it and writes
             this). If not, inference computes in float32 unless `--precision` says otherwise.
@@ -52,10 +54,16 @@ class WeightsMetadata:
     base_channels: int = 8
     threshold: float = 0.5
     margin_vox: int = 0
+    min_tumor_mm3: float = 0.0
     mirror: bool = False
     bf16: bool = False
     version: str = "0"
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def min_tumor_vox(self) -> float:
+        """`min_tumor_mm3` in voxels of the grid."""
+        return self.min_tumor_mm3 / self.roi.spacing_mm**3
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,12 @@ def load_weights(path: Path, stage: Stage) -> Weights:
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file. Give a folder that holds {stage}.safetensors")
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}). Change its rights") from error
+    if content.startswith(GIT_LFS):
+        raise WeightsError(f"{path}: is a git-LFS pointer, not the file itself. Run git lfs pull")
+    digest = hashlib.sha256(content).hexdigest()
     _check_digest(path, digest)
     try:
         with safe_open(path, framework="numpy") as file:
@@ -182,6 +193,8 @@ def _check_metadata(metadata: WeightsMetadata) -> None:
         raise ValueError(f"{roi.spacing_mm} mm, {roi.window_hu} HU, threshold {metadata.threshold}")
     if not isinstance(metadata.margin_vox, int) or not 0 <= metadata.margin_vox <= max(roi.shape_vox):
         raise ValueError(f"margin_vox is {metadata.margin_vox!r}")
+    if not (isinstance(metadata.min_tumor_mm3, int | float) and 0 <= metadata.min_tumor_mm3 < math.inf):
+        raise ValueError(f"min_tumor_mm3 is {metadata.min_tumor_mm3!r}")
     if not (isinstance(metadata.bf16, bool) and isinstance(metadata.mirror, bool)):
         raise ValueError(f"bf16 is {metadata.bf16!r}, mirror is {metadata.mirror!r}")
     if not isinstance(metadata.base_channels, int) or metadata.base_channels < 1:

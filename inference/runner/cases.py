@@ -1,25 +1,41 @@
 """Which cases lie under the input folder, and what their outputs are called."""
 
 import json
+import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
+from ..formats import dicom
 from ..formats.ct import SUFFIXES
-from ..formats.dicom import DIRECTORY, is_dicom
+from ..formats.preflight import is_dicom
 
 Naming = Literal["auto", "kits19", "same", "nnunet", "grand-challenge"]
 NAMINGS: tuple[str, ...] = get_args(Naming)
 
 KITS19_IMAGE = "imaging.nii.gz"
+TOTALSEGMENTATOR_IMAGE, TOTALSEGMENTATOR_LABELS = "ct.nii.gz", "segmentations"
 NNUNET_CHANNEL = "_0000"
+NNUNET_NUMBER = re.compile(r"_(\d{4})$")
+NNUNET_IMAGES, NNUNET_LABELS = ("imagesTr", "imagesTs", "imagesVal"), ("labelsTr", "labelsTs", "labelsVal")
 GRAND_CHALLENGE_INPUTS = "inputs.json"
 GRAND_CHALLENGE_IMAGES = "images"
 GRAND_CHALLENGE_SLUG = "kidney-tumor-segmentation"
 DICOM_SUFFIX = ".dcm"
+NIFTI_SUFFIX = ".nii.gz"
+LOOKS_LIKE_A_CT = re.compile(
+    r"\.(hdr|img|img\.gz|mgh|mgz|mnc|gipl|gipl\.gz|zip|tar|tgz|7z|rar)$"
+    r"|\.(nii|nii\.gz|mha|mhd|nrrd|dcm|img|tar)\.(bz2|gz|lzma|xz|z|zip|zst)$"
+)
+"""Names of files that often hold a CT and are not read."""
+MOST_NAMED = 10
+"""In one line of the log."""
+
+log = logging.getLogger("inference")
 
 
 class UsageError(ValueError):
@@ -34,11 +50,54 @@ class Case:
         name: for logs, reports and previews; unique in a run.
         source: the CT's file, or the folder of its DICOM series.
         output: the label map, relative to the output folder.
+        series: which of the folder's DICOM series, where it has several.
     """
 
     name: str
     source: Path
     output: Path
+    series: str | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An input, and what its neighbours say of its name.
+
+    Attributes:
+        path: the file or the folder.
+        series, number: which DICOM series of the folder, counted from 1, where it has several.
+        is_channel: "_0000" at the end of its name is nnU-Net's channel and not a number.
+    """
+
+    path: Path
+    series: str | None = None
+    number: int = 0
+    is_channel: bool = False
+
+
+@dataclass
+class _PassedOver:
+    """What a user could miss among the cases."""
+
+    not_read: list[Path] = field(default_factory=list)
+    no_ct: list[Path] = field(default_factory=list)
+    beside_images: list[Path] = field(default_factory=list)
+    label_folders: list[Path] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """A line for each kind."""
+        texts = (
+            (self.not_read, "looks like a CT, but is not read. Unpack it, or convert it to NIfTI"),
+            (self.no_ct, "DICOM, but no CT (a localiser, a dose page or a report)"),
+            (self.beside_images, "DICOM beside image files. Give it a folder of its own"),
+            (self.label_folders, "label maps that belong to the CTs beside them"),
+        )
+        return [f"passed over: {_listed(paths)}: {text}" for paths, text in texts if paths]
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    return ", ".join(map(str, paths[:MOST_NAMED])) + more
 
 
 def find_cases(
@@ -50,8 +109,9 @@ def find_cases(
 ) -> list[Case]:
     """All CTs under a folder (or the one file given), sorted by path.
 
-    A folder with `imaging.nii.gz` is one KiTS19 case, whatever else it holds (its `segmentation.nii.gz`,
-    say). A folder without image files but with DICOM files is one series. Hidden names are passed over.
+    A folder with `imaging.nii.gz` is one KiTS case, and one with `ct.nii.gz` and `segmentations/` is one of
+    TotalSegmentator, whatever else they hold. A folder without image files but with DICOM files is a case for
+    each CT series. Hidden names are passed over, and with a warning what looks like a CT and is not read.
     Links are followed, but for those that lead back to a folder that they lie in. What should be a CT and
     cannot be one (a folder that may not be listed, a link to nothing) is a case too, which fails when read.
     Where Grand Challenge's `inputs.json` lies in the folder, the one image that it names is the input.
@@ -71,22 +131,34 @@ def find_cases(
     if (root / GRAND_CHALLENGE_INPUTS).is_file():
         root = _grand_challenge_image(root)
         naming = "grand-challenge" if naming == "auto" else naming
-    sources = [root] if root.is_file() else list(_find_sources(root, outputs))
-    if not sources or (root.is_file() and not root.name.endswith(SUFFIXES)):
-        raise UsageError(f"{root}: no CT found ({', '.join(SUFFIXES)}, or a folder with a DICOM series)")
-    by_output: dict[Path, list[Path]] = defaultdict(list)
+    passed_over = _PassedOver()
+    sources = _single(root) if root.is_file() else list(_find_sources(root, outputs, passed_over))
+    told = passed_over.lines()
+    if not sources:
+        detail = "".join(f"; {line}" for line in told)
+        raise UsageError(
+            f"{root}: no CT found ({', '.join(SUFFIXES)}, or a folder with a DICOM series){detail}"
+        )
+    for line in told:
+        log.warning("%s", line)
+    by_output: dict[Path, list[_Source]] = defaultdict(list)
     for source in sources:
         by_output[_output_name(source, base, naming, output_slug)].append(source)
     for output, claimants in by_output.items():
         if len(claimants) > 1:
             raise UsageError(
-                f"{' and '.join(map(str, claimants))} would both write {output}. "
+                f"{' and '.join(str(claimant.path) for claimant in claimants)} would both write {output}. "
                 "Rename one, or choose another --output-naming"
             )
     stems = {output: _stem(output.as_posix()) for output in by_output}
     uses = Counter(stems.values())  # ct.mha beside ct.nii.gz: each keeps its suffix in its name
     return [
-        Case(stems[output] if uses[stems[output]] == 1 else output.as_posix(), source, output)
+        Case(
+            stems[output] if uses[stems[output]] == 1 else output.as_posix(),
+            source.path,
+            output,
+            source.series,
+        )
         for output, (source,) in by_output.items()
     ]
 
@@ -139,11 +211,22 @@ def _grand_challenge_image(root: Path) -> Path:
     return root / images[0]
 
 
-def _find_sources(root: Path, outputs: Sequence[Path]) -> Iterator[Path]:
+def _single(path: Path) -> list[_Source]:
+    if not is_image(path):
+        return []
+    try:
+        siblings = [other for other in path.parent.iterdir() if is_image(other)]
+    except OSError:  # a file that may be read in a folder that may not be listed
+        siblings = [path]
+    return [_Source(path, is_channel=_are_channels(siblings) and _ends_as_channel(path))]
+
+
+def _find_sources(root: Path, outputs: Sequence[Path], passed_over: _PassedOver) -> Iterator[_Source]:
     written = {os.path.realpath(folder) for folder in outputs}
-    stack: list[tuple[Path, frozenset[str]]] = [(root, frozenset())]  # folders, and what they lie in
+    # folders, what they lie in, and whether that is a KiTS case
+    stack: list[tuple[Path, frozenset[str], bool]] = [(root, frozenset(), False)]
     while stack:
-        here, above = stack.pop()
+        here, above, in_case = stack.pop()
         real = os.path.realpath(here)
         if real in above or (real in written and above):
             continue
@@ -152,60 +235,129 @@ def _find_sources(root: Path, outputs: Sequence[Path]) -> Iterator[Path]:
         except OSError as error:
             if not above:
                 raise UsageError(f"{root}: cannot be listed ({error.strerror}). Change its rights") from error
-            yield here
+            yield _Source(here)
             continue
-        folders = [path for path in visible if os.path.isdir(path)]
-        stack.extend((folder, above | {real}) for folder in reversed(folders))
         files = [path for path in visible if not os.path.isdir(path)]
-        images = [path for path in files if path.name.endswith(SUFFIXES)]
-        if any(path.name == KITS19_IMAGE for path in images):
-            yield here / KITS19_IMAGE
-        elif images:
-            yield from images
-        elif _is_series(files) or (here.name.endswith(SUFFIXES) and not visible):
-            yield here
-        yield from (path for path in files if not path.name.endswith(SUFFIXES) and not os.path.exists(path))
+        images = [path for path in files if is_image(path)]
+        is_case = any(path.name.lower() == KITS19_IMAGE for path in images)
+        folders = _folders_with_cts([path for path in visible if os.path.isdir(path)], images, passed_over)
+        stack.extend((folder, above | {real}, in_case or is_case) for folder in reversed(folders))
+        if is_case or in_case:
+            yield from (_Source(path) for path in images if path.name.lower() == KITS19_IMAGE)
+            continue
+        yield from _sources_of(here, files, images, visible, passed_over)
 
 
-def _is_series(files: Sequence[Path]) -> bool:
-    return any(is_dicom(path) for path in files if path.name != DIRECTORY)
+def _folders_with_cts(folders: list[Path], images: Sequence[Path], passed_over: _PassedOver) -> list[Path]:
+    """The folders without those that hold label maps of the CTs beside them."""
+    names = {folder.name for folder in folders}
+    labels = set(NNUNET_LABELS) if not names.isdisjoint(NNUNET_IMAGES) else set()
+    if any(path.name.lower() == TOTALSEGMENTATOR_IMAGE for path in images):
+        labels.add(TOTALSEGMENTATOR_LABELS)
+    passed_over.label_folders.extend(folder for folder in folders if folder.name in labels)
+    return [folder for folder in folders if folder.name not in labels]
 
 
-def _output_name(source: Path, root: Path, naming: Naming, output_slug: str) -> Path:
-    relative = source.relative_to(root)
-    is_series = os.path.isdir(source)
+def _sources_of(
+    here: Path, files: list[Path], images: list[Path], visible: list[Path], passed_over: _PassedOver
+) -> Iterator[_Source]:
+    """The cases of one folder."""
+    series = [path for path in files if not is_image(path) and _is_slice(path)]
+    if images:
+        are_channels = _are_channels(images)
+        yield from (_Source(path, is_channel=are_channels and _ends_as_channel(path)) for path in images)
+        if series:
+            passed_over.beside_images.append(here)
+    elif series:
+        found = dicom.study(here)
+        if not found.holds_a_ct:
+            passed_over.no_ct.append(here)
+        elif len(found.cases) > 1:
+            yield from (_Source(here, uid, number) for number, uid in enumerate(found.cases, start=1))
+        else:
+            yield _Source(here)
+    elif here.name.lower().endswith(SUFFIXES) and not visible:
+        yield _Source(here)
+    for path in files:
+        if not is_image(path) and not os.path.exists(path):
+            yield _Source(path)
+        elif not is_image(path) and LOOKS_LIKE_A_CT.search(path.name.lower()):
+            passed_over.not_read.append(path)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is called as a CT that is read."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def _is_slice(path: Path) -> bool:
+    return not dicom.is_directory(path) and (path.suffix.lower() == DICOM_SUFFIX or is_dicom(path))
+
+
+def _are_channels(images: Sequence[Path]) -> bool:
+    """Whether numbers at the ends of names are nnU-Net's channels: a CT has one alone."""
+    numbers = [match[1] for path in images if (match := NNUNET_NUMBER.search(_stem(path.name)))]
+    return set(numbers) <= {NNUNET_CHANNEL.removeprefix("_")}
+
+
+def _ends_as_channel(path: Path) -> bool:
+    return _stem(path.name).endswith(NNUNET_CHANNEL)
+
+
+def _output_name(source: _Source, root: Path, naming: Naming, output_slug: str) -> Path:
+    path = source.path
+    relative = path.relative_to(root)
+    is_series = os.path.isdir(path)
     # a KiTS19 image and a series are called after their folder, whose path may end in "." or be empty
     if is_series:
-        identity = Path(os.path.abspath(source)).name  # noqa: PTH100  a link keeps its own name
-    elif source.name == KITS19_IMAGE:
-        identity = Path(os.path.abspath(source.parent)).name  # noqa: PTH100
+        identity = Path(os.path.abspath(path)).name  # noqa: PTH100  a link keeps its own name
+        identity += f"_{source.number}" if source.number else ""
+    elif path.name.lower() == KITS19_IMAGE:
+        identity = Path(os.path.abspath(path.parent)).name  # noqa: PTH100
     else:
-        identity = _stem(source.name)
+        identity = _stem(path.name)
     if naming == "auto":
-        naming = _layout(relative, identity, is_series=is_series)
+        naming = _layout(relative, source)
+        if naming == "nnunet":
+            folder = (
+                relative.parent
+            )  # the predictions of nnU-Net's imagesTs lie beside it, all others mirrored
+            folder = folder.parent if folder.name in NNUNET_IMAGES else folder
+            return folder / f"{identity.removesuffix(NNUNET_CHANNEL)}{_written_suffix(path)}"
+    bare = identity.removesuffix(NNUNET_CHANNEL) if source.is_channel or is_series else identity
     match naming:
         case "kits19":
-            return Path(f"prediction_{identity.removesuffix(NNUNET_CHANNEL).removeprefix('case_')}.nii.gz")
+            return Path(f"prediction_{bare.removeprefix('case_')}.nii.gz")
         case "nnunet":
             # nnU-Net keeps the ending of its data set
-            ending = ".nii.gz" if is_series else source.name.removeprefix(_stem(source.name))
-            return Path(f"{identity.removesuffix(NNUNET_CHANNEL)}{ending}")
+            return Path(f"{bare}{_written_suffix(path)}")
         case "grand-challenge":
             return Path(GRAND_CHALLENGE_IMAGES, output_slug, f"{identity}.mha")
         case _:
-            return relative.parent / f"{identity}.nii.gz" if is_series else relative
+            if is_series:
+                return relative.parent / f"{identity}{NIFTI_SUFFIX}"
+            if not _suffix(path.name):  # a link to nothing may have any name
+                return relative
+            return relative.with_name(f"{_stem(path.name)}{_written_suffix(path)}")
 
 
-def _layout(relative: Path, identity: str, *, is_series: bool) -> Naming:
-    if relative.name == KITS19_IMAGE:
+def _layout(relative: Path, source: _Source) -> Naming:
+    if relative.name.lower() == KITS19_IMAGE:
         return "kits19"
     if len(relative.parts) == 3 and relative.parts[0] == GRAND_CHALLENGE_IMAGES and relative.suffix == ".mha":
         return "grand-challenge"
-    if identity.endswith(NNUNET_CHANNEL) and not is_series:
-        return "nnunet"
-    return "same"
+    return "nnunet" if source.is_channel else "same"
+
+
+def _written_suffix(path: Path) -> str:
+    """The ending of a label map: its CT's in lower case, NIfTI's for a series."""
+    return NIFTI_SUFFIX if os.path.isdir(path) else _suffix(path.name).lower()
+
+
+def _suffix(name: str) -> str:
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
+    return name[len(name) - len(suffix) :]
 
 
 def _stem(name: str) -> str:
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
-    return name.removesuffix(suffix)
+    return name.removesuffix(_suffix(name))

@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from ..networks.backends import Backend
 from ..networks.cascade import CascadeWeights
 from ..networks.weights import Weights
 
-PACKAGES = ("torch", "openvino", "SimpleITK", "numpy", "scipy", "nibabel")
+PACKAGES = ("torch", "openvino", "SimpleITK", "pydicom", "numpy", "scipy", "nibabel")
 
 Status = Literal["written", "skipped", "failed", "background"]
 
@@ -27,7 +27,8 @@ class CaseReport:
 
     Attributes:
         name, source, output: of the case; `output` is relative to the output folder.
-        status: "written"; "skipped" (its output was there already); "failed" (no output, see `error`);
+        status: "written"; "skipped" (its output was there already; all else is what the run that wrote it
+            reported, where that is known); "failed" (no output, see `error`);
             "background" (failed, and an all-background map written for it on request).
         seconds: wall time by stage.
         peak_rss_mib: the process's highest resident memory up to the end of each stage (reading ahead and
@@ -38,6 +39,7 @@ class CaseReport:
             side of the image centre it lies on ("left" is the patient's left).
         warnings: what looked odd but did not stop the case.
         error: why it failed: file, cause, remedy in one line.
+        recipe: what its label map depends on besides the CT: the weights' digests, and options.
     """
 
     name: str
@@ -52,6 +54,12 @@ class CaseReport:
     structures: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a label map was written, by this run or an earlier one, and is described here."""
+        return self.status in ("written", "skipped") and self.kidney_ml is not None
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -116,6 +124,64 @@ def write_report(path: Path, cases: Sequence[CaseReport], run: dict[str, Any]) -
     }
     with staged(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_report(path: Path) -> tuple[list[CaseReport], dict[str, Any]]:
+    """The cases and the run of a report that `write_report` wrote.
+
+    Raises:
+        ValueError: it cannot be read, or is no such report.
+    """
+    known = {field.name for field in fields(CaseReport)}
+    try:
+        content = json.loads(path.read_bytes())
+        cases = [
+            CaseReport(**{key: value for key, value in case.items() if key in known})
+            for case in content["cases"]
+        ]
+        return cases, dict(content["run"])
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). Name a report") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: is no report of a run ({error!r}). Name one that --report wrote"
+        ) from error
+
+
+def merge_reports(paths: Sequence[Path]) -> tuple[list[CaseReport], dict[str, Any]]:
+    """One report of several, of the shards of a run, say.
+
+    Of a case that several know the one that measured it counts, and of two such the later in `paths`.
+
+    Raises:
+        ValueError: a file is no report, or two were made with other weights or options.
+    """
+    cases: dict[str, CaseReport] = {}
+    recipes: dict[str, Path] = {}
+    runs = []
+    for path in paths:
+        found, run = read_report(path)
+        runs.append(run)
+        for case in found:
+            if case.is_measured:
+                recipes.setdefault(json.dumps(case.recipe, sort_keys=True), path)
+            if case.output not in cases or _rank(case) >= _rank(cases[case.output]):
+                cases[case.output] = case
+    if len(recipes) > 1:
+        first, second = list(recipes.values())[:2]
+        raise ValueError(
+            f"{first} and {second}: made with different weights or options. Run the cases of one again"
+        )
+    shards = [run.get("options", {}).get("shard") for run in runs]
+    merged = {**runs[0], "seconds": round(sum(run.get("seconds", 0) for run in runs), 3)} if runs else {}
+    return [cases[output] for output in sorted(cases)], {**merged, "merged_shards": shards}
+
+
+def _rank(case: CaseReport) -> int:
+    """How much a record tells: nothing, a failure, an empty map in a failure's place, a measured map."""
+    if case.is_measured:
+        return 3
+    return {"background": 2, "failed": 1}.get(case.status, 0)
 
 
 def _version(package: str) -> str | None:

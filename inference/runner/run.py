@@ -6,10 +6,11 @@ failure to itself.
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,9 @@ class Options:
     Attributes:
         output: the output folder.
         method: ours, or the paper's.
-        skip_existing: pass over cases whose output is there.
+        skip_existing: pass over cases whose output is there, unless it was made by another recipe.
+        earlier: what an earlier run reported, by output.
+        recipe: see `CaseReport`.
         background_on_error: write an all-background label map for a case that failed.
         previews: folder for preview pictures.
         probabilities: folder for the probability maps on the ROI grid.
@@ -62,6 +65,8 @@ class Options:
     output: Path
     method: Method = DEFAULT
     skip_existing: bool = False
+    earlier: Mapping[str, CaseReport] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     background_on_error: bool = False
     previews: Path | None = None
     probabilities: Path | None = None
@@ -86,21 +91,33 @@ def run_cases(
         fallback: gives networks on the CPU, for a case that the GPU has no memory for.
     """
     finished: list[CaseReport] = []
+    outdated: dict[str, CaseReport] = {}  # to be done again; until then the report says how they were made
 
     def finish(report: CaseReport) -> None:
         finished.append(report)
+        outdated.pop(report.output, None)
         _log_outcome(report, len(finished), len(cases))
-        done(finished)
+        done([*finished, *outdated.values()])
 
     _sweep(cases, options)
-    waiting = []
+    waiting, skipped = [], []
     for case in cases:
-        report = CaseReport(case.name, str(case.source), case.output.as_posix())
-        if options.skip_existing and _is_written(options.output / case.output):
-            report.status = "skipped"
-            finish(report)
-        else:
+        report = CaseReport(case.name, str(case.source), case.output.as_posix(), recipe=dict(options.recipe))
+        earlier = options.earlier.get(report.output)
+        if not (options.skip_existing and _is_written(options.output / case.output)):
             waiting.append((case, report))
+        elif earlier is None or not earlier.recipe:
+            skipped.append(replace(report, status="skipped", recipe={}))
+        elif earlier.is_measured and earlier.recipe == report.recipe:
+            skipped.append(replace(earlier, name=report.name, source=report.source, status="skipped"))
+        else:
+            outdated[report.output] = earlier
+            waiting.append((case, report))
+    for number, report in enumerate(skipped, start=1):
+        finished.append(report)
+        _log_outcome(report, number, len(cases))
+    if skipped:
+        done([*finished, *outdated.values()])
 
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
 
@@ -159,7 +176,8 @@ def _segment(
 
 def _read(case: Case, report: CaseReport) -> Ct:
     with report.timed("read"):
-        ct = read_ct(case.source)
+        which = {} if case.series is None else {"series": case.series}
+        ct = read_ct(case.source, **which)
         check_hounsfield(case.source, ct.hu)
     report.warnings.extend(ct.warnings)
     return ct
@@ -268,7 +286,7 @@ def _note_failure(report: CaseReport, error: Exception) -> None:
 
 
 def _log_outcome(report: CaseReport, number: int, total: int) -> None:
-    for warning in report.warnings:
+    for warning in report.warnings if report.status != "skipped" else ():
         log.warning("%s: %s", report.name, warning)
     progress = f"[{number}/{total}] {report.name}"
     if report.status == "skipped":

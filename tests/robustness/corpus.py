@@ -59,6 +59,8 @@ from tests.helpers import (
     save_sitk,
     write_weights,
 )
+from tests.robustness import odd_dicom, odd_files
+from tests.robustness.odd_dicom import save_picture
 
 Expected = Literal["map", "warned", "fails", "passed over", "refused"]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -72,6 +74,8 @@ MAX_SECONDS = 10.0
 MAX_GROWTH_MIB = 400
 """What one kind may add to the process's peak memory: the odd CTs themselves are below 100 MiB."""
 GOOD = "zz_good.nii.gz"
+DETACHED = (".mhd", ".nhdr")
+"""Headers whose voxels lie in another file."""
 
 
 @dataclass
@@ -87,6 +91,7 @@ class Scene:
         weights: kidney and tumor weights.
         environment: for a process of its own: arguments of `subprocess.run`, and TMPDIR.
         tumor_ml, structures: what the report must say.
+        others: further label maps that are right to be there.
     """
 
     root: Path
@@ -98,6 +103,7 @@ class Scene:
     environment: dict[str, Any] | None = None
     tumor_ml: float | None = None
     structures: int | None = None
+    others: set[str] = field(default_factory=set)
 
     @property
     def inputs(self) -> Path:
@@ -273,7 +279,7 @@ for name in ("odd.nii", "odd.nii.gz", "odd.mha", "odd.nrrd"):
     kind("files", f"HTML called {name[3:]}", "fails", "cannot be read")(
         lambda scene, name=name: put_bytes(scene, name, HTML)
     )
-    kind("files", f"git-LFS pointer called {name[3:]}", "fails", "cannot be read")(
+    kind("files", f"git-LFS pointer called {name[3:]}", "fails", "a git-LFS pointer, not the file itself")(
         lambda scene, name=name: put_bytes(scene, name, LFS)
     )
 
@@ -623,7 +629,7 @@ kind("headers", "scl_slope NaN", "map")(lambda s: patch(put(s), SLOPE, [np.nan, 
 kind("headers", "scl_inter NaN", "fails", "cannot be read")(
     lambda s: patch(put(s), SLOPE, [1, np.nan], "<f4")
 )
-kind("headers", "scl_slope 1e38", "warned", "the highest that is kept")(
+kind("headers", "scl_slope 1e38", "fails", "no Hounsfield units")(
     lambda s: patch(put(s, hu=abdomen().astype(np.float32), wanted=False), SLOPE, [1e38, 0], "<f4")
 )
 
@@ -771,7 +777,7 @@ kind("voxels", "some infinite", "warned", "are NaN or infinite; taken as air")(
     lambda s: put(s, hu=_where(abdomen(), -np.inf))
 )
 kind("voxels", "constant", "warned", "the scan is empty")(
-    lambda s: put(s, hu=np.zeros(abdomen().shape, dtype=np.int16), wanted=False)
+    lambda s: put(s, hu=np.full(abdomen().shape, -7, dtype=np.int16), wanted=False)
 )
 kind("voxels", "0 to 1", "fails", "no Hounsfield units")(
     lambda s: put(s, hu=_scaled(abdomen()), wanted=False)
@@ -911,10 +917,11 @@ def _transfer_syntax(scene: Scene) -> None:
         edit(file, b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.99")
 
 
-@kind("DICOM", "two series in one folder", "fails", "holds 2 DICOM series of a CT")
+@kind("DICOM", "two series in one folder", "map")
 def _two_series(scene: Scene) -> None:
     put_series(scene)
     put_series(scene, stem="second", series_uid="1.2.826.0.1.3680043.2.1125.2")
+    scene.output, scene.others = "odd_1.nii.gz", {"odd_2.nii.gz"}
 
 
 @kind("DICOM", "a localiser in its own series", "warned", "localisers or no CT; passed over")
@@ -981,11 +988,9 @@ def _tilted(scene: Scene) -> None:
     put_series(scene, tags={"0020|0037": "1\\0\\0\\0\\0.95\\-0.312"})
 
 
-@kind("DICOM", "secondary capture", "fails", "holds 0 DICOM series of a CT")
+@kind("DICOM", "secondary capture", "passed over")
 def _secondary_capture(scene: Scene) -> None:
-    tags = {"0008|0060": "OT", "0008|0016": "1.2.840.10008.5.1.4.1.1.7"}
-    save_dicom_series(scene.inputs / "odd", abdomen()[:1], tags=tags)
-    scene.output = "odd.nii.gz"
+    save_picture(scene.inputs / "odd", "page.dcm", Modality="OT")
 
 
 @kind("DICOM", "no pixel data", "fails")
@@ -1011,6 +1016,49 @@ def _one_dicom_slice(scene: Scene) -> None:
     folder = put_series(scene)
     for file in sorted(folder.iterdir())[1:]:
         file.unlink()
+
+
+def _put_odd(scene: Scene, make: Callable[[Path], object]) -> None:
+    make(scene.inputs / "odd")
+    scene.output, scene.truth = "odd.nii.gz", abdomen().transpose(2, 1, 0) >= KIDNEY_HU
+
+
+for name, expected, says, make in odd_dicom.ODD:
+    kind("DICOM", name, expected, says)(  # type: ignore[arg-type]
+        lambda scene, make=make: _put_odd(scene, make)
+    )
+
+
+def _fill(scene: Scene, make: odd_files.Make) -> None:
+    scene.output, scene.others = make(scene.inputs)
+    if scene.output is not None:
+        stored_as_x_y_z = not scene.output.endswith((".nii", ".nii.gz"))
+        scene.truth = abdomen().transpose(2, 1, 0) if stored_as_x_y_z else abdomen()
+        scene.truth = scene.truth >= KIDNEY_HU
+
+
+for area, name, expected, says, files in odd_files.ODD:
+    kind(area, name, expected, says)(  # type: ignore[arg-type]
+        lambda scene, files=files: _fill(scene, files)
+    )
+
+
+@kind("DICOM", "a report and a dose page in folders of their own", "passed over")
+def _medium(scene: Scene) -> None:
+    save_picture(scene.inputs / "SE1", "IM1")
+    save_picture(scene.inputs / "SE2", "IM1", "1.2.840.10008.5.1.4.1.1.88.11", Modality="SR")
+
+
+@kind("DICOM", "a localiser in a folder of its own", "passed over")
+def _scout_folder(scene: Scene) -> None:
+    tags = {"0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}
+    save_dicom_series(scene.inputs / "SE1", abdomen()[:2], tags=tags)
+
+
+@kind("DICOM", "git-LFS pointers in place of slices", "fails", "a git-LFS pointer")
+def _pointers(scene: Scene) -> None:
+    for file in put_series(scene).iterdir():
+        file.write_bytes(LFS)
 
 
 # ---------------------------------------------------------------------------------------- weights and machine
@@ -1140,7 +1188,8 @@ def _run(one: Kind, scene: Scene, on_error: str) -> Got:
         wrong.append("the good CT has no label map")
     odd = cases.get(os.fsdecode(os.fsencode(scene.output))) if scene.output else None
     if odd is None:
-        outcome, said = "passed over", ""
+        outcome = "passed over"
+        said = "; ".join(line for line in stderr.splitlines() if outcome in line)
     elif odd["status"] in ("failed", "background"):
         outcome, said = "fails", odd["error"]
         wrong += _check_failure(scene, odd, new, output, code, stderr, on_error)
@@ -1151,8 +1200,10 @@ def _run(one: Kind, scene: Scene, on_error: str) -> Got:
         wrong += [f"not in the log: {w}" for w in missing]
     if (code == cli.EXIT_SOME_FAILED) != (outcome == "fails"):
         wrong.append(f"exit code {code}")
-    expected_files = {good} | ({odd["output"]} if odd is not None and odd["status"] != "failed" else set())
-    if {name for name in new if not name.endswith((".raw", ".zraw"))} != expected_files:
+    expected_files = (
+        {good} | scene.others | ({odd["output"]} if odd is not None and odd["status"] != "failed" else set())
+    )
+    if {name for name in new if not name.endswith((".raw", ".zraw", ".raw.gz"))} != expected_files:
         wrong.append(f"wrote {new}")
     return Got(outcome, said, tuple(wrong))
 
@@ -1261,13 +1312,13 @@ def _stored(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
 
 @contextmanager
 def _plain_name(path: Path) -> Iterator[Path]:
-    """The file under a name that ITK can take, the voxels of a .mhd beside it."""
+    """The file under a name that ITK can take, the voxels of a detached header beside it."""
     with tempfile.TemporaryDirectory() as folder:
         for other in path.parent.glob("*"):
-            if other.is_file() and other.stem == path.stem:
-                name = other.name if path.suffix == ".mhd" else f"plain{other.suffix}"
+            if other.is_file() and other.name.startswith(f"{path.stem}."):
+                name = other.name if path.suffix in DETACHED else f"plain{other.suffix}"
                 shutil.copy(other, Path(folder) / name)
-        yield Path(folder) / (path.name if path.suffix == ".mhd" else f"plain{path.suffix}")
+        yield Path(folder) / (path.name if path.suffix in DETACHED else f"plain{path.suffix}")
 
 
 # ------------------------------------------------------------------------------------------------------ table

@@ -28,12 +28,16 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from numpy.random import Generator
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from inference.formats.ct import CaseError, read_ct, read_native_grid, write_label_map
 from inference.networks.weights import WeightsError, load_weights
 from tests.helpers import abdomen, canonical_affine, rotation, save_dicom_series, write_weights
+from tests.robustness.odd_dicom import save_enhanced
 
 SHAPE, SPACING_MM = (4, 5, 6), (3.0, 0.75, 0.5)
+DETACHED = (".mhd", ".nhdr")
+"""Headers whose voxels lie in a .raw beside them."""
 MAX_SECONDS = 10
 MAX_BYTES = 1 << 30
 HARD_LIMIT_BYTES = 6 << 30
@@ -91,7 +95,17 @@ def make_seeds(folder: Path) -> list[Path]:
     ):
         sitk.WriteImage(image, str(folder / name), useCompression=compressed)
     sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat32), str(folder / "pair.mhd"))
+    sitk.WriteImage(image, str(folder / "detached.nhdr"))
+    text = (folder / "raw.nrrd").read_bytes().partition(b"\n\n")[0].replace(b": raw", b": ascii")
+    numbers = b" ".join(b"%d" % value for value in hu.ravel())
+    (folder / "text.nrrd").write_bytes(text + b"\n\n" + numbers + b"\n")
     save_dicom_series(folder / "series", hu, spacing_mm=SPACING_MM)
+    save_dicom_series(folder / "packed_series", hu, spacing_mm=SPACING_MM, compressor="JPEG")
+    for name, syntax in (("frames", ExplicitVRLittleEndian), ("packed_frames", JPEGLSLossless)):
+        order = [2, 0, 3, 1]
+        save_enhanced(folder / name / "IM1", order, hu=hu, spacing_mm=SPACING_MM, syntax=syntax)
+    for path in save_dicom_series(folder / "bare_series", hu, spacing_mm=SPACING_MM).iterdir():
+        path.write_bytes(path.read_bytes()[132:])  # no preamble
     weights = write_weights(folder / "weights")
     (weights / "tumor.safetensors").unlink()
     return sorted(path for path in folder.iterdir() if path.suffix != ".raw")
@@ -172,7 +186,7 @@ def make_input(seeds: list[Path], seed: int, index: int, folder: Path) -> Path:
     else:
         shutil.copy(source, target)
         victim = target
-        if source.suffix == ".mhd":
+        if source.suffix in DETACHED:
             voxels = target.with_suffix(".raw")
             shutil.copy(source.with_suffix(".raw"), voxels)
             victim = voxels if rng.random() < 0.2 else target
