@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -19,12 +20,16 @@ from .method.cascade import Cascade
 from .networks.backends import BACKENDS, PRECISIONS, Backend, DeviceMemoryError, choose_backend, mean_of
 from .networks.weights import Weights, WeightsError, load_weights
 from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
+from .runner.findings_csv import write_findings
+from .runner.page import Page
 from .runner.report import CaseReport, write_report
 from .runner.run import LabelWriter, Options, run_cases, write_as_label_map
 from .runner.stop import IN_HAND, stoppable
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
 """Where weights are looked for: what an organiser mounts, then what came with the code."""
+PAGE_SECONDS = 30.0
+"""Least time between two writings of a page that is not finished."""
 EXIT_ALL_WRITTEN, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 
 log = logging.getLogger("inference")
@@ -84,7 +89,11 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--shard", callback=_parse_shard, metavar="I/N", default=None,
               help="Only every N-th case, from the I-th on (I from 0).")  # fmt: skip
 @click.option("--report", "report_path", type=_folder(), default=None, metavar="FILE",
-              help="Write a JSON report: times, volumes, warnings, versions.")  # fmt: skip
+              help="Write a JSON report: findings, flags, times, versions.")  # fmt: skip
+@click.option("--findings", "findings_path", type=_folder(), default=None, metavar="FILE",
+              help="Write a CSV file: a row for each kidney and tumor.")  # fmt: skip
+@click.option("--html", "page_path", type=_folder(), default=None, metavar="FILE",
+              help="Write a page to look at in a browser: findings, flags, pictures.")  # fmt: skip
 @click.option("--previews", type=_folder(), default=None, metavar="DIR",
               help="Write a PNG of each result in three planes.")  # fmt: skip
 @click.option("--save-probabilities", type=_folder(), default=None, metavar="DIR",
@@ -111,6 +120,8 @@ def main(
     skip_existing: bool,
     shard: tuple[int, int],
     report_path: Path | None,
+    findings_path: Path | None,
+    page_path: Path | None,
     previews: Path | None,
     save_probabilities: Path | None,
     on_error: str,
@@ -133,9 +144,8 @@ def main(
         _check_inputs_stay(input_path, cases, output_path)
         total = len(cases)
         cases = cases[shard[0] :: shard[1]]
-        _check_writable(*written, *([report_path.parent] if report_path else []))
-        if report_path is not None and report_path.is_dir():
-            raise UsageError(f"{report_path}: is a folder. Name a file for --report")
+        files = _named_files(report=report_path, findings=findings_path, html=page_path)
+        _check_writable(*written, *(path.parent for path in files))
         try:
             chosen = choose_backend(backend, device=device, threads=threads, precision=precision)
         except ValueError as error:
@@ -150,8 +160,9 @@ def main(
         len(cases), total, run["device"], run["backend"], run["weights"]["folder"],
     )  # fmt: skip
 
-    if report_path is not None:
-        sweep(report_path.parent)
+    for path in files:
+        sweep(path.parent)
+    page = Page(page_path) if page_path is not None else None
     options = Options(
         output=output_path,
         paper=paper,
@@ -159,12 +170,16 @@ def main(
         background_on_error=on_error == "background",
         previews=previews,
         probabilities=save_probabilities,
+        page=page,
         write_labels=write_labels,
     )
     run["options"] = {"paper": paper, "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
-    reports = _run_with_progress(cases, cascade, fallback, options, report_path, run)
+    records = Records(report_path, findings_path, page)
+    reports = _run_with_progress(cases, cascade, fallback, options, records, run)
     failed = sum(report.status in ("failed", "background") for report in reports)
-    is_reported = report_path is None or _is_reported(report_path, reports, run)
+    is_reported = records.write(reports, run)
+    if page_path is not None and is_reported:
+        log.info("page: %s", page_path)
     if failed:
         log.error("%d of %d cases failed; see above", failed, len(reports))
     if failed or not is_reported:
@@ -176,7 +191,7 @@ def _run_with_progress(
     cascade: Cascade,
     fallback: Callable[[], Cascade] | None,
     options: Options,
-    report_path: Path | None,
+    records: "Records",
     run: dict,
 ) -> list[CaseReport]:
     start = time.perf_counter()
@@ -188,21 +203,53 @@ def _run_with_progress(
         def done(reports: list[CaseReport]) -> None:
             progress.update()
             run["seconds"] = round(time.perf_counter() - start, 3)
-            if report_path is not None:
-                _is_reported(report_path, reports, run)
+            records.write(reports, run, is_last=False)
 
         return run_cases(cases, cascade, options, done=done, fallback=fallback)
 
 
-def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
-    """Whether the report could be written: if not, that is no reason to stop."""
-    try:
+@dataclass
+class Records:
+    """What a run writes about itself beside its label maps, again after every case."""
+
+    report: Path | None
+    findings: Path | None
+    page: Page | None
+    page_due: float = 0.0
+
+    def write(self, reports: list[CaseReport], run: dict, *, is_last: bool = True) -> bool:
+        """Whether all could be written: if not, that is no reason to stop. A large page may wait."""
+        is_written = True
         with IN_HAND:
-            write_report(path, reports, run)
+            if self.report is not None:
+                is_written &= _is_written(self.report, lambda path: write_report(path, reports, run))
+            if self.findings is not None:
+                is_written &= _is_written(self.findings, lambda path: write_findings(path, reports))
+            if self.page is not None and (is_last or time.monotonic() >= self.page_due):
+                page = self.page
+                is_written &= _is_written(page.path, lambda path: page.write(reports, run))
+                self.page_due = time.monotonic() + PAGE_SECONDS
+        return is_written
+
+
+def _is_written(path: Path, write: Callable[[Path], None]) -> bool:
+    try:
+        write(path)
     except OSError as error:
-        log.error("%s: report not written (%s). Check its folder", path, error.strerror)
+        log.error("%s: not written (%s). Check its folder", path, error.strerror)
         return False
     return True
+
+
+def _named_files(**files: Path | None) -> list[Path]:
+    """The files that options name; none is a folder, and no two are one."""
+    named = {option: path for option, path in files.items() if path is not None}
+    for option, path in named.items():
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder. Name a file for --{option}")
+    if len({os.path.realpath(path) for path in named.values()}) < len(named):
+        raise UsageError(f"--{' and --'.join(named)} name one file. Give each its own")
+    return list(named.values())
 
 
 def _load(

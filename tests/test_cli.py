@@ -360,7 +360,7 @@ def test_a_report_that_cannot_be_written_stops_no_case(
     result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--report", tmp_path / "r.json")
     assert files_under(tmp_path / "out") == ["ct_0.nii.gz", "ct_1.nii.gz"]
     assert result.exit_code == 1
-    assert "r.json: report not written (No space left on device)" in result.stderr
+    assert "r.json: not written (No space left on device)" in result.stderr
     assert "Traceback" not in result.stderr
 
 

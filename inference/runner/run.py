@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +23,29 @@ from ..formats.ct import (
     write_label_map,
     write_roi_volume,
 )
+from ..formats.dicom_identity import read_uids
 from ..formats.staging import sweep
 from ..formats.volume import check_hounsfield
 from ..method.cascade import Cascade
 from ..method.segment import Segmentation, segment_ct
 from ..networks.backends import DeviceMemoryError
 from .cases import Case
+from .findings import Findings, Probabilities, measure, take_apart
+from .flags import Facts, find_flags
+from .page import Page
 from .preview import write_preview
 from .report import CaseReport
 from .stop import IN_HAND
 
 log = logging.getLogger("inference")
 
-LabelWriter = Callable[[Path, NDArray[np.uint8], NativeGrid, Path], None]
-"""(file to write, labels (z, y, x), the CT's grid, the CT's own file or folder) → the file, whole."""
+LabelWriter = Callable[[Path, NDArray[np.uint8], NativeGrid, Path, Findings], None]
+"""(file to write, labels (z, y, x), the CT's grid, its own file or folder, findings) → the file, whole."""
 
 
-def write_as_label_map(path: Path, labels: NDArray[np.uint8], native: NativeGrid, source: Path) -> None:
+def write_as_label_map(
+    path: Path, labels: NDArray[np.uint8], native: NativeGrid, source: Path, findings: Findings
+) -> None:
     """The usual `LabelWriter`, which needs no more than the grid of the source."""
     write_label_map(path, labels, native)
 
@@ -55,6 +61,7 @@ class Options:
         background_on_error: write an all-background label map for a case that failed.
         previews: folder for preview pictures.
         probabilities: folder for the probability maps on the ROI grid.
+        page: takes pictures of each result.
         write_labels: how outputs are written.
     """
 
@@ -64,6 +71,7 @@ class Options:
     background_on_error: bool = False
     previews: Path | None = None
     probabilities: Path | None = None
+    page: Page | None = None
     write_labels: LabelWriter = write_as_label_map
 
 
@@ -119,7 +127,7 @@ def run_cases(
                 _note_failure(report, error)
             if writing is not None:
                 writing.result()  # one case behind, not more: results must not pile up in memory
-            writing = writer.submit(_write, case, report, ct, segmentation, options, finish)
+            writing = writer.submit(_write, case, report, ct, segmentation, cascade, options, finish)
         if writing is not None:
             writing.result()
     return finished
@@ -169,24 +177,31 @@ def _write(
     report: CaseReport,
     ct: Ct | None,
     segmentation: Segmentation | None,
+    cascade: Cascade,
     options: Options,
     finish: Callable[[CaseReport], None],
 ) -> None:
     with IN_HAND:
-        _write_in_hand(case, report, ct, segmentation, options)
+        _write_in_hand(case, report, ct, segmentation, cascade, options)
         finish(report)
 
 
 def _write_in_hand(
-    case: Case, report: CaseReport, ct: Ct | None, segmentation: Segmentation | None, options: Options
+    case: Case,
+    report: CaseReport,
+    ct: Ct | None,
+    segmentation: Segmentation | None,
+    cascade: Cascade,
+    options: Options,
 ) -> None:
     try:
         if ct is not None and segmentation is not None:
-            _describe(report, ct, segmentation)
-            _write_extras(case, report, ct, segmentation, options)
+            with report.timed("measure"):
+                findings = _describe(report, ct, segmentation, cascade)
+            _write_extras(case, report, ct, segmentation, findings, options)
             with report.timed("write"):
                 labels = segmentation.restored.labels
-                options.write_labels(options.output / case.output, labels, ct.native, case.source)
+                options.write_labels(options.output / case.output, labels, ct.native, case.source, findings)
             report.status = "written"
     except Exception as error:
         _note_failure(report, error)
@@ -195,15 +210,24 @@ def _write_in_hand(
 
 
 def _write_extras(
-    case: Case, report: CaseReport, ct: Ct, segmentation: Segmentation, options: Options
+    case: Case,
+    report: CaseReport,
+    ct: Ct,
+    segmentation: Segmentation,
+    findings: Findings,
+    options: Options,
 ) -> None:
-    """Previews and probabilities; where they cannot be written, the label map still counts."""
+    """Pictures and probabilities; where they cannot be written, the label map still counts."""
+    labels = segmentation.restored.labels
     try:
         if options.probabilities is not None:
             _write_probabilities(options.probabilities / case.name, ct, segmentation)
         if options.previews is not None:
             with report.timed("preview"):
-                write_preview(options.previews / f"{case.name}.png", ct, segmentation.restored.labels)
+                write_preview(options.previews / f"{case.name}.png", case.name, ct, labels, findings)
+        if options.page is not None:
+            with report.timed("page"):
+                options.page.add(case.name, ct, labels, findings)
     except Exception as error:
         report.warnings.append(f"preview or probabilities not written ({type(error).__name__}: {error})")
         log.debug("traceback of %s", report.name, exc_info=error)
@@ -214,7 +238,8 @@ def _write_background(case: Case, report: CaseReport, ct: Ct | None, options: Op
     try:
         native = read_native_grid(case.source) if ct is None else ct.native
         background = np.zeros(native.canonical_shape, dtype=np.uint8)
-        options.write_labels(options.output / case.output, background, native, case.source)
+        findings = Findings(take_apart(background, native.spacing_mm))
+        options.write_labels(options.output / case.output, background, native, case.source, findings)
         report.status = "background"
     except Exception as error:
         log.error("%s: no background map either: %s", case.name, error)
@@ -227,30 +252,37 @@ def _write_probabilities(folder: Path, ct: Ct, segmentation: Segmentation) -> No
         )
 
 
-def _describe(report: CaseReport, ct: Ct, segmentation: Segmentation) -> None:
-    """Volumes, voxel counts and what is worth a warning, of the label map that will be written."""
+def _describe(report: CaseReport, ct: Ct, segmentation: Segmentation, cascade: Cascade) -> Findings:
+    """Measure the label map that will be written; the record takes all of it."""
+    labels, structures = segmentation.restored.labels, segmentation.structures
+    networks = Probabilities(
+        segmentation.roi,
+        segmentation.kidney,
+        segmentation.tumor,
+        structures.ids > 0,
+        cascade.kidney_metadata.threshold,
+        cascade.tumor_metadata.threshold,
+    )
+    parts = take_apart(labels, ct.spacing_mm, structures.ids, segmentation.roi)
+    findings = measure(ct, labels, parts, networks)
     voxel_ml = float(np.prod(ct.spacing_mm)) / 1000
-    centre_x = (segmentation.roi.spec.shape_vox[2] - 1) / 2
-    for (kidney, tumor), box in zip(segmentation.restored.voxels, segmentation.structures.boxes, strict=True):
-        side = "left" if (box[2].start + box[2].stop - 1) / 2 > centre_x else "right"
-        report.structures.append(
-            {
-                "side": side,
-                "kidney_ml": round(kidney * voxel_ml, 2),
-                "tumor_ml": round(tumor * voxel_ml, 2),
-            }
-        )
     kidneys, tumors = (sum(counts[i] for counts in segmentation.restored.voxels) for i in (0, 1))
     report.voxels = {"kidney": kidneys, "tumor": tumors}
     report.kidney_ml, report.tumor_ml = round(kidneys * voxel_ml, 2), round(tumors * voxel_ml, 2)
-    if not segmentation.structures.boxes:
-        report.warnings.append("no kidney found: the label map is all background")
-    for box in segmentation.structures.boxes:
-        low = segmentation.roi.to_ct_index((box[0].start - 0.5, 0, 0))[0]
-        high = segmentation.roi.to_ct_index((box[0].stop - 0.5, 0, 0))[0]
-        if low <= 0 or high >= ct.hu.shape[0] - 1:
-            report.warnings.append("a kidney reaches the first or last slice: the scan may cut it")
-            break
+    report.input = {
+        "spacing_mm": [round(s, 6) for s in ct.spacing_mm],
+        "shape_vox": list(ct.hu.shape),
+        "dicom": read_uids(Path(report.source)),
+    }
+    report.kidneys = [asdict(kidney) for kidney in findings.kidneys]
+    report.tumors = [asdict(tumor) for tumor in findings.tumors]
+    report.structures = [
+        {"side": kidney.side, "kidney_ml": kidney.ml, "tumor_ml": kidney.tumor_ml}
+        for kidney in findings.kidneys
+    ]
+    flags = find_flags(Facts(findings, ct.spacing_mm, int(ct.hu.min())))
+    report.flags = [asdict(flag) for flag in flags]
+    return findings
 
 
 def _note_failure(report: CaseReport, error: Exception) -> None:
@@ -273,6 +305,8 @@ def _note_failure(report: CaseReport, error: Exception) -> None:
 def _log_outcome(report: CaseReport, number: int, total: int) -> None:
     for warning in report.warnings:
         log.warning("%s: %s", report.name, warning)
+    for flag in report.flags:
+        log.warning("%s: look at it (%s): %s", report.name, flag["rule"], flag["text"])
     progress = f"[{number}/{total}] {report.name}"
     if report.status == "skipped":
         log.info("%s skipped: %s exists", progress, report.output)
