@@ -66,7 +66,7 @@ AFFINE = canonical_affine(ABDOMEN_SPACING_MM, (12.0, -34.0, 56.0))
 LONG_ROI = RoiSpec((48, 48, 48), 4.0)
 FILE_LIMIT_BYTES = 20_000
 """Of a process whose disk is full: the good CT's label map fits."""
-INPUT_FLAGS = ("nothing-found", "kidney-cut", "no-hounsfield")
+INPUT_FLAGS = ("nothing-found", "kidney-cut")
 LEAST_DSC = 0.9
 """Of a label map that counts as correct, against what was drawn: 4 mm voxels, no noise."""
 MAX_SECONDS = 10.0
@@ -877,7 +877,7 @@ kind("patients", "a horseshoe kidney (one structure)", "map")(
     lambda s: _patient(s, [((90.0, 90.0, 90.0), 35)])
 )
 kind("patients", "a tumor of 1.4 l", "map")(lambda s: _patient(s, [((90.0, 90.0, 90.0), 74)], tumor_mm=69.4))
-kind("patients", "kidney cut by the scan's end", "warned", "reaches the first or last slice")(
+kind("patients", "kidney cut by the scan's end", "warned", "reaches the scan's inferior end")(
     lambda s: _patient(s, [((2.0, 90.0, 130.0), 24), (RIGHT, 18)])
 )
 
