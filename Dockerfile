@@ -125,11 +125,9 @@ WORKDIR /app
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "inference"]
 
-ARG REVISION=
 LABEL org.opencontainers.image.title="nested-vnet-kits19" \
       org.opencontainers.image.description="Kidney and kidney-tumor segmentation in CT: cascaded 3D V-Nets. Research use only, no medical device." \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
 
 
@@ -137,11 +135,18 @@ LABEL org.opencontainers.image.title="nested-vnet-kits19" \
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/venv /opt/venv
 COPY --from=build-cpu /app /app
+# Last, so that a new commit costs no copy; reports tell it.
+ARG REVISION=
+ENV SOURCE_COMMIT=${REVISION}
+LABEL org.opencontainers.image.revision="${REVISION}"
 
 
 FROM runtime AS image
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
+ARG REVISION=
+ENV SOURCE_COMMIT=${REVISION}
+LABEL org.opencontainers.image.revision="${REVISION}"
 
 
 # The same for Grand Challenge: a server with the invoke API of its algorithm template, known by the label.

@@ -89,10 +89,12 @@ case "${1:-demo}" in
     set_up requirements.txt requirements-openvino.txt
     status=0
     "$VENV/bin/python" -m inference --input test_data/input --output output \
-      --previews output/previews --report output/report.json || status=$?
+      --previews output/previews --report output/report.json --findings output/findings.csv \
+      --html output/page.html || status=$?
     [ "$status" -le 1 ] || exit "$status"
     "$VENV/bin/python" -m test_data.table output/report.json output test_data/reference
-    echo "label maps: output/    previews: output/previews/    report: output/report.json"
+    echo "label maps: output/    previews: output/previews/    report: output/report.json, output/findings.csv"
+    echo "open in a browser: $ROOT/output/page.html"
     exit "$status"
     ;;
   segment)
@@ -107,7 +109,7 @@ case "${1:-demo}" in
   build)
     # BUILD_ARGS: further flags of 'docker build', split at blanks
     # shellcheck disable=SC2086
-    exec "$DOCKER" build ${BUILD_ARGS:-} \
+    exec "$DOCKER" build --build-arg "REVISION=$(git -C "$ROOT" rev-parse HEAD 2>/dev/null || true)" ${BUILD_ARGS:-} \
       ${TORCH_INDEX_URL:+--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL"} \
       ${EXTRA_REQUIREMENTS:+--build-arg "EXTRA_REQUIREMENTS=$EXTRA_REQUIREMENTS"} \
       ${OUTPUT_SLUG:+--build-arg "OUTPUT_SLUG=$OUTPUT_SLUG"} -t "$IMAGE" "$ROOT"

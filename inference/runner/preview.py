@@ -89,7 +89,8 @@ def _panel(piece: Slice) -> Image.Image:
         pixels[mask & ~ndimage.binary_erosion(mask, iterations=1)] = colour
     panel = Image.fromarray(np.ascontiguousarray(pixels))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(FONT_PX)
-    texts = [((4, 2 + i * LINE_PX), line) for i, line in enumerate(piece.caption.split(", ", 1))]
+    plane, place_mm = piece.caption.split(", ", 1)
+    texts = [((4, 2), plane), ((4, panel.height - LINE_PX), place_mm)]
     texts += [
         ((x, panel.height // 2), e) for x, e in zip((4, panel.width - FONT_PX), piece.edges, strict=True)
     ]

@@ -43,9 +43,7 @@ class Slice:
     def caption(self) -> str:
         """Plane, index and position, for people."""
         letter = AXIS_LETTERS[PLANES.index(self.plane)]
-        return (
-            f"{self.plane}, slice {self.index} of 0–{self.n_slices - 1}, {letter} {self.position_mm:.1f} mm"
-        )
+        return f"{self.plane}, slice {self.index} of 0 to {self.n_slices - 1}, {letter} {self.position_mm:.1f} mm"
 
     @property
     def edges(self) -> tuple[str, str]:
