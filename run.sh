@@ -24,6 +24,7 @@ usage() {
 ./run.sh audit                      known vulnerabilities of these packages (asks pypi.org)
 ./run.sh geometry LABELS            the score of a perfect network (what the geometry costs)
 ./run.sh evaluate PREDICTED TRUTH   score label maps: the paper's table, KiTS's metrics; check a submission
+./run.sh rank TRUTH SUBMISSION...   rank folders of label maps as KiTS23 does
 ./run.sh benchmark [TABLE] [options]   times and memory: tables, JSON and plots; --help lists the tables
 ./run.sh train [arguments]          python -m training ...
 ./run.sh --help                     this text; ./run.sh segment --help lists all options
@@ -170,6 +171,11 @@ case "${1:-demo}" in
     shift
     set_up evaluation/requirements.txt
     exec "$VENV/bin/python" -m evaluation "$@"
+    ;;
+  rank)
+    shift
+    set_up evaluation/requirements.txt
+    exec "$VENV/bin/python" -m evaluation.ranking "$@"
     ;;
   benchmark)
     shift

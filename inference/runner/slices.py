@@ -43,7 +43,8 @@ class Slice:
     def caption(self) -> str:
         """Plane, index and position, for people."""
         letter = AXIS_LETTERS[PLANES.index(self.plane)]
-        return f"{self.plane}, slice {self.index} of 0 to {self.n_slices - 1}, {letter} {self.position_mm:.1f} mm"
+        place_mm = f"{letter} {self.position_mm:.1f} mm"
+        return f"{self.plane}, slice {self.index} of 0 to {self.n_slices - 1}, {place_mm}"
 
     @property
     def edges(self) -> tuple[str, str]:
