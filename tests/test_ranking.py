@@ -75,16 +75,15 @@ def test_the_command(tmp_path: Path, name: str) -> None:
     done = CliRunner().invoke(main, [*map(str, folders), "--out", str(tmp_path / name)])
     assert done.exit_code == 1
     assert "late: no label map of case 1: it scores 0" in done.stderr
-    lines = [line.split("|")[1:3] for line in done.stdout.splitlines()[2:]]
-    assert [[cell.strip() for cell in line] for line in lines][0] == ["perfect", "1"]
+    first = done.stdout.splitlines()[2]
+    assert [cell.strip() for cell in first.split("|")[1:3]] == ["perfect", "1"]
     if name.endswith("json"):
         content = json.loads((tmp_path / name).read_text())
         assert content["scores"]["late"] == {"0": content["scores"]["perfect"]["0"], "1": None}
         rows = content["ranking"]
     else:
         rows = list(csv.DictReader((tmp_path / name).open()))
-    assert [row["submission"] for row in rows][0] == "perfect"
-    assert float(rows[0]["dice"]) == 1
+    assert (rows[0]["submission"], float(rows[0]["dice"])) == ("perfect", 1)
 
 
 def test_wrong_usage_is_2(tmp_path: Path) -> None:

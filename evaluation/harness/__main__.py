@@ -70,8 +70,8 @@ def main(
         rows = []
         for contestant in contestants:
             for each in modes:
-                with tqdm(total=len(data.cases), desc=f"{contestant.image} ({each})", unit="case") as bar:
-                    result = try_container(contestant, each, data, rules, progress=bar.update)
+                with _Progress(f"{contestant.image} ({each})", len(data.cases)) as progress:
+                    result = try_container(contestant, each, data, rules, progress=progress.add)
                 rows.append(_tell(result))
                 if board is not None:
                     append_rows(board, rows[-1:])  # what is done is kept, whatever comes next
@@ -81,6 +81,26 @@ def main(
     rows.sort(key=board_order)
     _print(rows)
     sys.exit(EXIT_ALL_PASSED if all(row.passed for row in rows) else EXIT_SOME_FAILED)
+
+
+class _Progress:
+    """A bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name, self._total, self._done = name, total, 0
+        self._bar: Any = tqdm(total=total, desc=name, unit="case", disable=None, leave=False)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add(self, n_cases: int) -> None:
+        self._done += n_cases
+        self._bar.update(n_cases)
+        if self._bar.disable:
+            click.echo(f"{self._name}: {self._done} of {self._total} cases done", err=True)
 
 
 def _tell(result: Result) -> Row:
