@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePath
 
 import click
@@ -19,11 +18,12 @@ from .formats.staging import sweep
 from .method.cascade import Cascade
 from .networks.backends import BACKENDS, PRECISIONS, Backend, DeviceMemoryError, choose_backend, mean_of
 from .networks.weights import Weights, WeightsError, load_weights
-from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
+from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, find_cases
 from .runner.findings_csv import write_findings
+from .runner.outputs import LABEL_MAP, NAMES, as_format, label_writer
 from .runner.page import Page
 from .runner.report import CaseReport, write_report
-from .runner.run import LabelWriter, Options, run_cases, write_as_label_map
+from .runner.run import Options, run_cases
 from .runner.stop import IN_HAND, stoppable
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
@@ -82,9 +82,11 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--output-slug", callback=_parse_slug, default=GRAND_CHALLENGE_SLUG, show_default=True,
               envvar="OUTPUT_SLUG", show_envvar=True,
               help="The output socket on Grand Challenge: images/SLUG/.")  # fmt: skip
-@click.option("--output-format", type=click.Choice(["label-map", "dicom-seg"]), default="label-map",
-              show_default=True,
-              help="dicom-seg: DICOM segmentation objects, for DICOM series (needs highdicom).")  # fmt: skip
+@click.option("--output-format", type=click.Choice(NAMES), default=LABEL_MAP, show_default=True,
+              help="dicom-seg, rtstruct: DICOM objects, for DICOM series (need requirements-dicom.txt); "
+              "seg-nrrd: named segments for 3D Slicer.")  # fmt: skip
+@click.option("--structured-report", is_flag=True,
+              help="With dicom-seg: the findings as DICOM SR (TID 1500) beside it, *.sr.dcm.")  # fmt: skip
 @click.option("--skip-existing", is_flag=True, help="Pass over cases whose label map is there already.")
 @click.option("--shard", callback=_parse_shard, metavar="I/N", default=None,
               help="Only every N-th case, from the I-th on (I from 0).")  # fmt: skip
@@ -117,6 +119,7 @@ def main(
     output_naming: Naming,
     output_slug: str,
     output_format: str,
+    structured_report: bool,
     skip_existing: bool,
     shard: tuple[int, int],
     report_path: Path | None,
@@ -139,8 +142,7 @@ def main(
     try:
         written = [folder for folder in (output_path, previews, save_probabilities) if folder is not None]
         cases = find_cases(input_path, naming=output_naming, outputs=written, output_slug=output_slug)
-        if output_format == "dicom-seg":
-            cases = as_dicom_seg(cases)
+        cases = as_format(cases, output_format)
         _check_inputs_stay(input_path, cases, output_path)
         total = len(cases)
         cases = cases[shard[0] :: shard[1]]
@@ -151,7 +153,10 @@ def main(
         except ValueError as error:
             raise UsageError(str(error)) from error
         cascade, fallback, run = _load(weights_path, ensemble, chosen)
-        write_labels = _label_writer(output_format, cascade)
+        versions = dict.fromkeys((cascade.kidney_metadata.version, cascade.tumor_metadata.version))
+        write_labels = label_writer(
+            output_format, version=" + ".join(versions), with_report=structured_report
+        )
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
@@ -298,20 +303,6 @@ def _load(
 
 def _identity(weights: Weights) -> dict[str, str]:
     return {"version": weights.metadata.version, "sha256": weights.sha256}
-
-
-def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
-    if output_format == "label-map":
-        return write_as_label_map
-    try:
-        from .formats.dicom_seg import write_dicom_seg
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"--output-format dicom-seg: {error.name} is not installed. Install requirements-dicom.txt, "
-            "or build the image with --build-arg EXTRA_REQUIREMENTS=requirements-dicom.txt"
-        ) from error
-    versions = dict.fromkeys((cascade.kidney_metadata.version, cascade.tumor_metadata.version))
-    return partial(write_dicom_seg, version=" + ".join(versions))
 
 
 def _check_inputs_stay(input_path: Path, cases: list[Case], output: Path) -> None:
