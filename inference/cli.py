@@ -28,6 +28,7 @@ from .runner.stop import IN_HAND, stoppable
 
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), Path(__file__).resolve().parent.parent / "weights")
 """Where weights are looked for: what an organiser mounts, then what came with the code."""
+BAR_FORMAT = "{percentage:3.0f}%|{bar}| {n:.1f} of {total_fmt} cases [{elapsed}<{remaining}]{postfix}"
 PAGE_SECONDS = 30.0
 """Least time between two writings of a page that is not finished."""
 EXIT_ALL_WRITTEN, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
@@ -202,15 +203,20 @@ def _run_with_progress(
     start = time.perf_counter()
     with (
         logging_redirect_tqdm([log]),
-        tqdm(total=len(cases), unit="case", disable=None, leave=False) as progress,  # terminals only
+        tqdm(total=len(cases), disable=None, leave=False, bar_format=BAR_FORMAT) as bar,  # terminals only
     ):
 
+        def progress(what: str, n_done: float) -> None:
+            bar.n = max(bar.n, n_done)
+            bar.set_postfix_str(what)  # draws it
+
         def done(reports: list[CaseReport]) -> None:
-            progress.update()
+            bar.n = max(bar.n, len(reports))
+            bar.refresh()
             run["seconds"] = round(time.perf_counter() - start, 3)
             records.write(reports, run, is_last=False)
 
-        return run_cases(cases, cascade, options, done=done, fallback=fallback)
+        return run_cases(cases, cascade, options, done=done, fallback=fallback, progress=progress)
 
 
 @dataclass

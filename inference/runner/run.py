@@ -34,6 +34,7 @@ from .findings import Findings, Probabilities, measure, take_apart
 from .flags import Facts, find_flags
 from .page import Page
 from .preview import write_preview
+from .progress import CaseCounter, Progress, done_before, telling
 from .report import CaseReport
 from .stop import IN_HAND
 
@@ -82,6 +83,7 @@ def run_cases(
     *,
     done: Callable[[list[CaseReport]], None] = lambda reports: None,
     fallback: Callable[[], Cascade] | None = None,
+    progress: Callable[[str, float], None] = lambda what, n_done: None,
 ) -> list[CaseReport]:
     """Segment all cases; none's failure costs another's result.
 
@@ -91,6 +93,8 @@ def run_cases(
         options: of the run.
         done: called with all finished records whenever a case is finished.
         fallback: gives networks on the CPU, for a case that the GPU has no memory for.
+        progress: called whenever a stage of a case begins, with the case and its stage, and with how many
+            cases are done, a fraction for the one that is computed.
     """
     finished: list[CaseReport] = []
 
@@ -114,17 +118,21 @@ def run_cases(
         def read_ahead(index: int) -> Future[Ct] | None:
             return reader.submit(_read, *waiting[index]) if index < len(waiting) else None
 
+        counter, n_skipped = CaseCounter(progress), len(finished)
         reading = read_ahead(0)
         writing: Future[None] | None = None
         for index, (case, report) in enumerate(waiting):
             assert reading is not None
             current, reading = reading, read_ahead(index + 1)  # starts as soon as the current one is read
             ct, segmentation = None, None
+            told = counter.begin(case.name, n_skipped + index)
+            told("read", 0.0)
             try:
                 ct = current.result()
-                segmentation = _segment(ct, cascade, report, options, fallback)
+                segmentation = _segment(ct, cascade, report, options, fallback, told)
             except Exception as error:
                 _note_failure(report, error)
+            told("write", done_before("write"))
             if writing is not None:
                 writing.result()  # one case behind, not more: results must not pile up in memory
             writing = writer.submit(_write, case, report, ct, segmentation, cascade, options, finish)
@@ -153,15 +161,17 @@ def _segment(
     report: CaseReport,
     options: Options,
     fallback: Callable[[], Cascade] | None,
+    progress: Progress,
 ) -> Segmentation:
     """On the GPU; where its memory does not suffice, once more on the CPU."""
+    timed = telling(report.timed, progress)
     try:
-        return segment_ct(ct.hu, ct.spacing_mm, cascade, paper=options.paper, timed=report.timed)
+        return segment_ct(ct.hu, ct.spacing_mm, cascade, paper=options.paper, timed=timed)
     except DeviceMemoryError:
         if fallback is None:
             raise
     report.warnings.append("the GPU ran out of memory: segmented on the CPU")
-    return segment_ct(ct.hu, ct.spacing_mm, fallback(), paper=options.paper, timed=report.timed)
+    return segment_ct(ct.hu, ct.spacing_mm, fallback(), paper=options.paper, timed=timed)
 
 
 def _read(case: Case, report: CaseReport) -> Ct:
