@@ -132,11 +132,9 @@ def take_apart(
             belongs to the nearest one. Without them kidneys are the 26-connected structures, largest first.
         roi: where `ids` lies in the CT.
     """
-    found = ndimage.find_objects((labels > 0).view(np.uint8))
-    if not found:
-        nowhere = (slice(0, 0),) * 3
-        return Parts(nowhere, np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), np.uint16))
-    box: Box = found[0]
+    box = _box_around(labels)
+    if box[0].stop == 0:
+        return Parts(box, np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), np.uint16))
     inside = labels[box] > 0
     if ids is None or roi is None:
         kidneys = _largest_first(inside).astype(np.uint8)
@@ -275,6 +273,13 @@ def _measure_tumors(
             )
         )
     return tumors
+
+
+def _box_around(labels: NDArray[np.uint8]) -> Box:
+    """Of all labels, without a second array of the CT's size; empty where there is none."""
+    found = [np.flatnonzero(labels.any(others)) for others in ((1, 2), (0, 2), (0, 1))]
+    z, y, x = (slice(int(i[0]), int(i[-1]) + 1) if i.size else slice(0, 0) for i in found)
+    return (z, y, x)
 
 
 def _largest_first(mask: NDArray[np.bool_]) -> NDArray[np.uint16]:
