@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from inference.runner.cases import find_cases
-from inference.runner.progress import SHARES, CaseCounter, done_before, telling
+from inference.runner.progress import SHARES, CaseCounter, part_done, telling
 from inference.runner.report import CaseReport
 from inference.runner.run import Options, run_cases
 from tests.helpers import save_abdomens, threshold_cascade, truncate
@@ -21,15 +21,17 @@ STAGES = ["read", "locate", "roi", "kidney", "components", "tumor", "restore", "
 
 def test_shares_make_up_a_case() -> None:
     assert sum(SHARES.values()) == pytest.approx(1)
-    assert done_before("read") == 0
-    assert done_before("write") == pytest.approx(1 - SHARES["write"])
-    assert done_before("something else") == 0
+    assert part_done("read", 0) == 0
+    assert part_done("read", 0.5) == SHARES["read"] / 2
+    assert part_done("write", 0) == pytest.approx(1 - SHARES["write"])
+    assert part_done("write", 1) == pytest.approx(1)
+    assert part_done("something else", 1) == 0
 
 
 def test_a_stage_is_told_when_it_begins_and_timed() -> None:
     report, told = CaseReport("a", "a.nii", "a.nii"), []
     with telling(report.timed, lambda stage, done: told.append((stage, done)))("kidney"):
-        assert told == [("kidney", done_before("kidney"))]
+        assert told == [("kidney", 0)]
     assert set(report.seconds) == {"kidney"}
 
 
@@ -37,9 +39,10 @@ def test_a_counter_never_goes_back() -> None:
     told: list[tuple[str, float]] = []
     counter = CaseCounter(lambda what, done: told.append((what, done)))
     progress = counter.begin("b", 3)
-    for part in (0.5, 0.2, -1.0, 7.0):  # once more on the CPU, and what nobody should tell
-        progress("kidney", part)
-    assert told == [("b: kidney", 3.5)] * 3 + [("b: kidney", 4.0)]
+    for share in (0.5, 0.2, -1.0, 7.0):  # once more on the CPU, and what nobody should tell
+        progress("kidney", share)
+    half, whole = (pytest.approx(3 + part_done("kidney", share)) for share in (0.5, 1))
+    assert told == [("b: kidney", half)] * 3 + [("b: kidney", whole)]
 
 
 def test_all_stages_of_all_cases_are_told_in_order(tmp_path: Path) -> None:
@@ -94,4 +97,4 @@ def test_the_bar_of_one_case_moves_on_a_terminal(tmp_path: Path, weights_folder:
     shown = text.decode(errors="replace")
     places = [shown.index(f"ct_0: {stage}") for stage in ("read", "kidney", "tumor", "write")]
     assert places == sorted(places)
-    assert f"{100 * done_before('tumor'):3.0f}%" in shown
+    assert f"{100 * part_done('tumor', 0):3.0f}%" in shown

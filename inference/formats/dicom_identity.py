@@ -1,11 +1,9 @@
 """Which study and series a DICOM input is, for reports. No voxel is read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from .dicom import DIRECTORY, IMAGE_IO, MODALITY, is_dicom
-from .itk import itk_name
 
 UID_TAGS = {
     "study_instance_uid": "0020|000d",
@@ -14,16 +12,23 @@ UID_TAGS = {
 }
 
 
-def read_uids(source: Path) -> dict[str, str] | None:
-    """The UIDs of a folder's first CT image; None for what is no DICOM series."""
+def read_uids(source: Path, files: Sequence[Path] = ()) -> dict[str, str] | None:
+    """The UIDs of a series; None for what is no DICOM series.
+
+    Args:
+        source: the series' folder.
+        files: its own files, where that is known; else the folder's first CT image is taken.
+    """
     if not source.is_dir():
         return None
-    for path in sorted(source.iterdir()):
+    import SimpleITK as sitk  # only where there is DICOM
+
+    for path in files or sorted(source.iterdir()):
         if path.name == DIRECTORY or not is_dicom(path):
             continue
         reader = sitk.ImageFileReader()
         reader.SetImageIO(IMAGE_IO)
-        reader.SetFileName(itk_name(path))
+        reader.SetFileName(str(path))
         try:
             reader.ReadImageInformation()
         except RuntimeError:

@@ -60,7 +60,8 @@ def source_images(series: Path, native: NativeGrid) -> list[pydicom.Dataset]:
         CaseError: the series lacks what an output must refer to, or has not one image a slice.
     """
     images: dict[str, pydicom.Dataset] = {}
-    for file in sorted(series.iterdir()):
+    # the reader knows which files are this series' own, where the folder holds several
+    for file in getattr(native, "dicom_files", ()) or sorted(series.iterdir()):
         image = _read_header(file)
         if image is not None and _is_slice_of(native, image):
             _check_attributes(file, image)

@@ -1,4 +1,4 @@
-"""How far a case is: its stages, and the part of its time that each usually takes."""
+"""How far a run is, within a case too: its stages, and the part of a case's time that each usually takes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,18 +6,21 @@ from contextlib import contextmanager
 from ..method.segment import Timer
 
 Progress = Callable[[str, float], None]
-"""(stage, part of the case that is done, 0 to 1), told whenever a stage begins."""
+"""(stage, share of that stage that is done, 0 to 1), told where a stage begins, and within a long one."""
 SHARES = {
     "read": 0.05, "locate": 0.1, "roi": 0.03, "kidney": 0.37, "components": 0.02, "tumor": 0.33,
     "restore": 0.04, "measure": 0.03, "write": 0.03,
 }  # fmt: skip
-"""Of a case's time, measured on CPUs; in the order of the stages. A bar needs no better."""
+"""Of a case's time, as measured on CPUs; in the order of the stages. A bar needs no better."""
 
 
-def done_before(stage: str) -> float:
-    """The part of a case that is done when a stage begins; 0 for a stage that is not known."""
+def part_done(stage: str, share: float) -> float:
+    """The part of a case that is done, 0 to 1; 0 in a stage that is not known."""
+    if stage not in SHARES:
+        return 0.0
     names = list(SHARES)
-    return sum(SHARES[name] for name in names[: names.index(stage)]) if stage in SHARES else 0.0
+    before = sum(SHARES[name] for name in names[: names.index(stage)])
+    return before + min(max(share, 0.0), 1.0) * SHARES[stage]
 
 
 def telling(timed: Timer, progress: Progress) -> Timer:
@@ -25,8 +28,7 @@ def telling(timed: Timer, progress: Progress) -> Timer:
 
     @contextmanager
     def both(stage: str) -> Iterator[None]:
-        if stage in SHARES:
-            progress(stage, done_before(stage))
+        progress(stage, 0.0)
         with timed(stage):
             yield
 
@@ -34,7 +36,7 @@ def telling(timed: Timer, progress: Progress) -> Timer:
 
 
 class CaseCounter:
-    """How many cases of a run are done, counting the parts of the one that is computed; never goes back.
+    """How many cases of a run are done, counting the part of the one that is computed; never goes back.
 
     Attributes:
         done: cases, with a fraction.
@@ -53,8 +55,8 @@ class CaseCounter:
             n_before: cases before it, computed or passed over.
         """
 
-        def progress(stage: str, part: float) -> None:
-            self.done = max(self.done, n_before + min(max(part, 0.0), 1.0))
+        def progress(stage: str, share: float) -> None:
+            self.done = max(self.done, n_before + part_done(stage, share))
             self._tell(f"{name}: {stage}", self.done)
 
         return progress

@@ -34,7 +34,7 @@ from .findings import Findings, Probabilities, measure, take_apart
 from .flags import Facts, find_flags
 from .page import Page
 from .preview import write_preview
-from .progress import CaseCounter, Progress, done_before, telling
+from .progress import CaseCounter, Progress, telling
 from .report import CaseReport
 from .stop import IN_HAND
 
@@ -132,7 +132,7 @@ def run_cases(
                 segmentation = _segment(ct, cascade, report, options, fallback, told)
             except Exception as error:
                 _note_failure(report, error)
-            told("write", done_before("write"))
+            told("write", 0.0)
             if writing is not None:
                 writing.result()  # one case behind, not more: results must not pile up in memory
             writing = writer.submit(_write, case, report, ct, segmentation, cascade, options, finish)
@@ -282,7 +282,7 @@ def _describe(report: CaseReport, ct: Ct, segmentation: Segmentation, cascade: C
     report.input = {
         "spacing_mm": [round(s, 6) for s in ct.spacing_mm],
         "shape_vox": list(ct.hu.shape),
-        "dicom": read_uids(Path(report.source)),
+        "dicom": read_uids(Path(report.source), getattr(ct.native, "dicom_files", ())),
     }
     report.kidneys = [asdict(kidney) for kidney in findings.kidneys]
     report.tumors = [asdict(tumor) for tumor in findings.tumors]
