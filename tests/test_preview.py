@@ -111,6 +111,23 @@ def test_the_largest_tumor_is_shown(tmp_path: Path) -> None:
     assert not axial[:, : 125 // 2].any()
 
 
+def test_it_says_case_volumes_window_planes_slices_and_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.text", lambda self, place, text, *_, **__: said.append(text))
+    labels = labels_with_tumor()
+    labels[18, 6:13, 35:43] = 2  # most tumor lies here
+    labels[19, 9, 45] = 2  # and a speck elsewhere
+    preview(tmp_path / "a.png", ct_of(np.full(SHAPE, FAT_HU, np.int16)), labels)
+    n_tumor = np.count_nonzero(labels == 2)
+    kidney_ml = round((np.count_nonzero(labels) - n_tumor) * 0.03, 2)
+    assert f"a    left kidney: {kidney_ml} ml; tumor 1: {round(n_tumor * 0.03, 2)} ml" in said
+    assert "window -160 to 240 HU; research use only" in said
+    assert "slice 18 of 0 to 23, z 90.0 mm" in said
+    assert {"axial", "coronal", "sagittal", "R", "L", "A", "P"} <= set(said)
+
+
 def test_nothing_found_is_shown_too(tmp_path: Path) -> None:
     preview(tmp_path / "a.png", ct_of(np.full(SHAPE, FAT_HU, np.int16)), np.zeros(SHAPE, np.uint8))
     picture = pixels(tmp_path / "a.png")
