@@ -47,8 +47,8 @@ def main() -> None:
 def prepare_command(data: Path, cache: Path, processes: int, spacing_mm: float) -> None:
     """DATA to a CACHE that training reads. Goes on where it stopped; several calls fill one cache.
 
-    DATA is KiTS19's folder (case_XXXXX with a label map and perhaps an image), TotalSegmentator's, or one with
-    an index.json that says what each scan is.
+    DATA is KiTS19's folder (case_XXXXX with a label map and perhaps an image), TotalSegmentator's, or one
+    with an index.json that says what each scan is.
     """
     from training.prepare import prepare
 

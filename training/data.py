@@ -266,7 +266,8 @@ class Patients(lightning.LightningDataModule):
         self.scans = [
             s for s in scans if s.role == "train" and s.case not in (tested if s.is_slice else held_out)
         ]
-        self.map_names, self.validation_maps = [name for name in names if name not in tested], []
+        self.map_names = [name for name in names if name not in tested]
+        self.validation_maps: list[str] = []
         if not self.validation_scans:
             self.map_names, self.validation_maps = split_cases(
                 self.map_names, fold=k, seed=config.split_seed, folds=n

@@ -1,14 +1,16 @@
 """Data sets in their own layouts → one cache that training reads.
 
-| layout | what it gives |
-|---|---|
-| KiTS19: `case_XXXXX/segmentation.nii.gz`, with or without `imaging.nii.gz` | a label map, and a scan where there is an image |
-| TotalSegmentator: `<case>/ct.nii.gz`, `<case>/segmentations/kidney_left.nii.gz` … | a scan; a background where no kidney is labelled |
-| an `index.json`: `<name>/imaging.nii.gz`, `<name>/segmentation.nii.gz` | scans, backgrounds and single slices, as it says |
+- KiTS19, `case_XXXXX/segmentation.nii.gz`, with or without `imaging.nii.gz`: a label map, and a scan where
+  there is an image.
+- TotalSegmentator, `<case>/ct.nii.gz`, `<case>/segmentations/kidney_left.nii.gz` …: a scan; a background
+  where no kidney is labelled.
+- An `index.json`, `<name>/imaging.nii.gz`, `<name>/segmentation.nii.gz`: scans, backgrounds and single
+  slices, as it says.
 
-`index.json` maps each name to `{"labels": …, "role": …, "case": …}`. `labels` holds "1 kidney" where kidneys are
-labelled and "2 tumor" where tumors are too; otherwise there is no kidney but in voxels labelled 255, which
-count in nothing. `role` is `train` (the default), `set_aside` (validation alone) or anything else (left out).
+`index.json` maps each name to `{"labels": …, "role": …, "case": …}`. `labels` holds "1 kidney" where kidneys
+are labelled and "2 tumor" where tumors are too; otherwise there is no kidney but in voxels labelled 255,
+which count in nothing. `role` is `train` (the default), `set_aside` (validation alone) or anything else (left
+out).
 """
 
 import json
@@ -198,7 +200,7 @@ def _scan(source: Source, ct: Ct, labels: NDArray[np.uint8], spacing_mm: float) 
 
 def _slice_scan(source: Source, spacing_mm: float) -> Scan:
     """One slice, whose labels are complete; along z it has one voxel, whatever its thickness."""
-    images = [nib.load(source.folder / name) for name in (IMAGE, SEGMENTATION)]
+    images: list[Any] = [nib.load(source.folder / name) for name in (IMAGE, SEGMENTATION)]
     step = spacing_mm / np.asarray(
         images[0].header.get_zooms()[1:3]
     )  # (slice, row, column), as KiTS stores them

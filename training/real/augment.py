@@ -158,7 +158,7 @@ class _Grid:
 
     def to_sample_mm(self, voxel: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scan voxel → mm about the sample's centre."""
-        return np.linalg.solve(self.to_voxel, voxel - self.centre_vox)
+        return np.asarray(np.linalg.solve(self.to_voxel, voxel - self.centre_vox), dtype=np.float64)
 
 
 def _place_grid(
