@@ -346,7 +346,9 @@ def test_slices_with_one_uid_cannot_be_referred_to(tmp_path: Path) -> None:
     edit_slices(tmp_path / "ct", SOPInstanceUID="1.2.3")
     ct = read_ct(tmp_path / "ct")
     with pytest.raises(CaseError, match="has another slice's SOP instance UID"):
-        write_dicom_seg(tmp_path / "x.dcm", some_labels(ct.hu.shape), ct.native, tmp_path / "ct", version="1")
+        write_dicom_seg(
+            tmp_path / "x.dcm", some_segments(ct.hu.shape), ct.native, tmp_path / "ct", version="1"
+        )
 
 
 def test_it_refers_to_the_one_series_of_several_that_was_read(tmp_path: Path) -> None:
@@ -358,7 +360,7 @@ def test_it_refers_to_the_one_series_of_several_that_was_read(tmp_path: Path) ->
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[132:])
     ct = read_ct(folder, series=before.ReferencedSeriesSequence[0].SeriesInstanceUID)
-    write_dicom_seg(segmentation, some_labels(ct.hu.shape), ct.native, folder, version="early-1")
+    write_dicom_seg(segmentation, some_segments(ct.hu.shape), ct.native, folder, version="early-1")
     assert pydicom.dcmread(segmentation).ReferencedSeriesSequence == before.ReferencedSeriesSequence
 
 

@@ -184,7 +184,7 @@ def test_no_evidence_for_a_kidney_gives_background_and_a_warning(tmp_path: Path)
     hu[hu == FAT_HU] = 0  # muscle all around: livers and bladders lie so, kidneys do not
     save_nifti(tmp_path / "in" / "ct.nii.gz", hu, canonical_affine(ABDOMEN_SPACING_MM))
     (report,) = run(tmp_path / "in", tmp_path / "out")
-    assert report.warnings == ["no kidney found: the label map is all background"]
+    assert [flag["rule"] for flag in report.flags] == ["nothing-found"]
     assert not np.asarray(load_nifti(tmp_path / "out" / "ct.nii.gz").dataobj).any()
     (report,) = run(tmp_path / "in", tmp_path / "paper", method=PAPER)
     assert len(report.structures) == 2

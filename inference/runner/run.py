@@ -326,7 +326,7 @@ def _note_failure(report: CaseReport, error: Exception) -> None:
 def _log_outcome(report: CaseReport, number: int, total: int) -> None:
     for warning in report.warnings if report.status != "skipped" else ():
         log.warning("%s: %s", report.name, warning)
-    for flag in report.flags:
+    for flag in report.flags if report.status != "skipped" else ():
         log.warning("%s: look at it (%s): %s", report.name, flag["rule"], flag["text"])
     progress = f"[{number}/{total}] {report.name}"
     if report.status == "skipped":
