@@ -182,6 +182,7 @@ def test_no_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
 def test_no_evidence_for_a_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
     hu = abdomen(with_tumor=False)
     hu[hu == FAT_HU] = 0  # muscle all around: livers and bladders lie so, kidneys do not
+    hu[:, 2:4] = FAT_HU  # in front, behind the air
     save_nifti(tmp_path / "in" / "ct.nii.gz", hu, canonical_affine(ABDOMEN_SPACING_MM))
     (report,) = run(tmp_path / "in", tmp_path / "out")
     assert [flag["rule"] for flag in report.flags] == ["nothing-found"]
