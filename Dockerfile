@@ -4,7 +4,7 @@
 #   docker build -t nested-vnet-kits19 \
 #     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .         CPU only, far smaller
 #   docker build -t nested-vnet-kits19 --target cpu .       CPU only, without PyTorch: the smallest
-#   docker build -t nested-vnet-kits19 --build-arg EXTRAS=dicom .                with --output-format dicom-seg
+#   docker build -t nested-vnet-kits19 --build-arg EXTRAS=dicom .                with --output-format dicom-seg, rtstruct
 #   docker build -t nested-vnet-kits19 --target grand-challenge .                serves Grand Challenge's invoke API
 #
 #   docker run --rm [--gpus all] --network none --user "$(id -u):$(id -g)" \

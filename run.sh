@@ -19,6 +19,7 @@ usage() {
 ./run.sh build                      build the container image
 ./run.sh save [FILE]                write the image for Grand Challenge as .tar.gz, ready to upload
 ./run.sh evaluate PREDICTED TRUTH   score label maps: the paper's table, KiTS's metrics; check a submission
+./run.sh rank TRUTH SUBMISSION...   rank folders of label maps as KiTS23 does
 ./run.sh train [arguments]          python -m training ...
 ./run.sh benchmark [TABLE]          measure times and memory
 ./run.sh VERB --help                more about one of them
@@ -26,7 +27,7 @@ usage() {
 The first call makes a virtual environment in .venv. Settings, as variables before the command:
   VENV=DIR               make it elsewhere
   EXTRAS=torch           'segment': install PyTorch too (it is by itself where there is an NVIDIA GPU)
-  EXTRAS=dicom           'segment', 'build', 'save': add --output-format dicom-seg
+  EXTRAS=dicom           'segment', 'build', 'save': add --output-format dicom-seg and rtstruct
   TORCH_INDEX_URL=URL    take torch from there; https://download.pytorch.org/whl/cpu has the small CPU build
   OUTPUT_SLUG=SLUG       'save': the image writes to this output socket of Grand Challenge
   DOCKER=podman          use another engine
@@ -125,10 +126,12 @@ demo() {
   set_up_inference
   local status=0
   "$VENV/bin/python" -m inference --input test_data/input --output output \
-    --previews output/previews --report output/report.json || status=$?
+    --previews output/previews --report output/report.json --findings output/findings.csv \
+    --html output/page.html || status=$?
   [ "$status" -le 1 ] || exit "$status"
   "$VENV/bin/python" -m test_data.table output/report.json output test_data/reference
-  echo "label maps: output/    previews: output/previews/    report: output/report.json"
+  echo "label maps: output/    previews: output/previews/    report: output/report.json, output/findings.csv"
+  echo "open in a browser: $ROOT/output/page.html"
   exit "$status"
 }
 
@@ -161,7 +164,7 @@ verb=${1:-demo}
 [ $# -eq 0 ] || shift
 case "$verb $*" in
   "-h "* | "--help "* | "help "*) usage && exit ;;
-  "demo -h"* | "demo --help"*) about demo <<<'Writes label maps, previews and report.json to output/.' && exit ;;
+  "demo -h"* | "demo --help"*) about demo <<<'Writes label maps, previews, report.json, findings.csv and page.html to output/.' && exit ;;
   "test -h"* | "test --help"*) about test <<<'Options go to pytest: ./run.sh test -k geometry. Uses all cores (-n 0: one).
 With a container engine, the container is tested too.' && exit ;;
   "docker -h"* | "docker --help"*) about docker <<<'Builds the image if needed. Options are those of ./run.sh segment --help.' && exit ;;
@@ -189,6 +192,10 @@ case "$verb" in
   evaluate)
     set_up evaluate
     exec "$VENV/bin/python" -m evaluation "$@"
+    ;;
+  rank)
+    set_up evaluate
+    exec "$VENV/bin/python" -m evaluation.ranking "$@"
     ;;
   train)
     set_up openvino torch evaluate train

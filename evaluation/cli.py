@@ -8,6 +8,7 @@ from typing import get_args
 import click
 
 from evaluation.evaluate import evaluate
+from evaluation.lesions import EXTRAS
 from evaluation.metrics import Metric
 from evaluation.scoreboard import check_report_path, show, write_reports
 from evaluation.submission import check_submission, write_zip
@@ -34,6 +35,11 @@ def _path() -> click.Path:
               help="Write JSON, and CSV, Markdown and a plot beside it.")  # fmt: skip
 @click.option("--sensitivity", "with_sensitivity", is_flag=True,
               help="Also sensitivity and precision, where they are defined.")  # fmt: skip
+@click.option("--lesions", is_flag=True, help="Also tumors found, missed and false, by overlap.")
+@click.option("--volumes", is_flag=True, help="Also the error of volumes, in ml and percent.")
+@click.option("--hd95", is_flag=True, help="Also the 95 % Hausdorff distance, in mm.")
+@click.option("--bootstrap", "resamples", type=click.IntRange(min=0), default=0, metavar="N",
+              help="95 % confidence intervals of the means, from N resamples (2000, say).")  # fmt: skip
 @click.option("--check-only", is_flag=True, help="Check names, shapes, affines and values; score nothing.")
 @click.option("--zip", "zip_path", type=_path(), default=None, metavar="FILE.zip",
               help="Check, and where that finds no error write KiTS19's flat zip.")  # fmt: skip
@@ -45,6 +51,10 @@ def main(
     roi: bool,
     with_sensitivity: bool,
     out: Path | None,
+    lesions: bool,
+    volumes: bool,
+    hd95: bool,
+    resamples: int,
     check_only: bool,
     zip_path: Path | None,
 ) -> None:
@@ -68,6 +78,10 @@ def main(
             splits=splits,
             roi=RoiSpec() if roi else None,
             with_sensitivity=with_sensitivity,
+            extras=[
+                name for name, is_wanted in zip(EXTRAS, (lesions, volumes, hd95), strict=True) if is_wanted
+            ],
+            resamples=resamples,
         )
         for case in evaluation.cases:
             for line in case.warnings:

@@ -1,4 +1,4 @@
-"""The installed command `nested-vnet`: segment, serve, evaluate."""
+"""The installed command `nested-vnet`: segment, serve, evaluate, rank."""
 
 import sys
 
@@ -10,6 +10,7 @@ usage: nested-vnet COMMAND [ARGUMENTS]
   segment    write a label map for each CT under --input
   serve      answer Grand Challenge's invoke API over HTTP
   evaluate   score label maps against references, or check a submission
+  rank       rank folders of label maps as KiTS23 does
 
   nested-vnet COMMAND --help    the options of a command
   nested-vnet --version         the version
@@ -35,6 +36,10 @@ def main() -> None:
         from evaluation.cli import main as evaluate
 
         evaluate(arguments, prog_name=name)
+    elif command == "rank":
+        from evaluation.ranking import main as rank
+
+        rank(arguments, prog_name=name)
     elif command in ("-h", "--help", "help"):
         print(USAGE, end="")
     elif command in ("-V", "--version"):

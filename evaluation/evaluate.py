@@ -16,7 +16,9 @@ from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from evaluation.bootstrap import mean_interval
 from evaluation.label_grid import place_around_kidneys, resample_labels
+from evaluation.lesions import Extra, score_extras
 from evaluation.metrics import (
     HIGHEST_LABEL,
     Labels,
@@ -41,6 +43,8 @@ SPLIT = "split.json"
 OVERALL = "overall"
 AFFINE_TOLERANCE = 1e-3
 """Σ|ΔA| that KiTS23's checker lets pass."""
+COUNTED = "lesions_"
+"""Scores that are counts, by how their names begin."""
 AVERAGED = ("kidney", "tumor")
 """Scores whose mean is the paper's third column, and KiTS19's rank."""
 
@@ -63,7 +67,8 @@ class CaseScore:
     Attributes:
         case: its name without prefix and suffix.
         grids: scores by name, on each grid: "native", the label maps' own; "roi" where it was asked for;
-            "official", what KiTS19's own script gives on the native grid, with its metric.
+            "official", what KiTS19's own script gives on the native grid, with its metric; "extras", what
+            else was asked for, on the native grid.
         warnings: what looked odd, each a line.
         error: why it could not be scored: file, cause, remedy.
     """
@@ -78,13 +83,16 @@ class CaseScore:
 class Row:
     """Mean and standard deviation (of the sample; NaN for a single case) of one group of cases.
 
-    Sensitivity and precision: over the cases that have them.
+    Scores that some cases lack (sensitivity, a distance to nothing) are over the cases that have them.
+    `interval`: the mean's 95 % confidence interval, where asked for. `total`: sums of what is counted.
     """
 
     group: str
     cases: int
     mean: Scores
     sd: Scores
+    interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    total: Scores = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,8 @@ def evaluate(
     splits: Sequence[Path] = (),
     roi: RoiSpec | None = None,
     with_sensitivity: bool = False,
+    extras: Sequence[Extra] = (),
+    resamples: int = 0,
 ) -> Evaluation:
     """Score all cases that both folders have.
 
@@ -126,6 +136,8 @@ def evaluate(
             for each one's held-out cases). See `read_splits`.
         roi: score on this grid too.
         with_sensitivity: sensitivity and precision too.
+        extras: lesions, volumes, distances too.
+        resamples: of the bootstrap for confidence intervals; 0 for none.
 
     Raises:
         ValueError: nothing to score, or splits that do not make sense.
@@ -140,7 +152,15 @@ def evaluate(
     if absent := len(theirs.keys() - ours.keys()):
         log.warning("%d of %d references have no prediction: not scored", absent, len(theirs))
     scored = [
-        score_case(name, ours[name], theirs[name], metric=metric, roi=roi, with_sensitivity=with_sensitivity)
+        score_case(
+            name,
+            ours[name],
+            theirs[name],
+            metric=metric,
+            roi=roi,
+            with_sensitivity=with_sensitivity,
+            extras=extras,
+        )
         for name in tqdm(names, "evaluate", unit="case", disable=None)
     ]
     cases = [score for score in scored if score.error is None]
@@ -151,7 +171,7 @@ def evaluate(
         cases,
         [score for score in scored if score.error is not None],
         groups,
-        {grid: summarise(cases, groups, grid=grid) for grid in grids},
+        {grid: summarise(cases, groups, grid=grid, resamples=resamples) for grid in grids},
     )
 
 
@@ -294,6 +314,7 @@ def score_case(
     metric: Metric,
     roi: RoiSpec | None = None,
     with_sensitivity: bool = False,
+    extras: Sequence[Extra] = (),
 ) -> CaseScore:
     """Score one pair of files in stored axis order, as the official scripts do.
 
@@ -305,6 +326,7 @@ def score_case(
             or around the reference's kidneys along z where the scan is longer. Both label maps are brought
             there alike: a voxel has the highest label that more than half of it has.
         with_sensitivity: sensitivity and precision too.
+        extras: lesions, volumes, distances too.
     """
     try:
         ours, theirs = read_label_map(predicted), read_label_map(truth)
@@ -334,6 +356,8 @@ def score_case(
         grids["roi"] = _score(a_roi, b_roi, (roi.spacing_mm,) * 3, metric, with_sensitivity)
     if metric == "kits19":
         grids["official"] = _with_average(score_kits19_official(a, b))
+    if extras:
+        grids["extras"] = score_extras(a, b, (i, j, k), tuple(extras))
     return CaseScore(case, grids, tuple(warnings))
 
 
@@ -388,9 +412,13 @@ def _with_average(scores: Scores) -> dict[str, float]:
 
 
 def summarise(
-    cases: Sequence[CaseScore], groups: Mapping[str, Sequence[str]], *, grid: str = "native"
+    cases: Sequence[CaseScore],
+    groups: Mapping[str, Sequence[str]],
+    *,
+    grid: str = "native",
+    resamples: int = 0,
 ) -> list[Row]:
-    """Mean and standard deviation of each group that has cases."""
+    """Mean and standard deviation of each group that has cases, and intervals where `resamples` is not 0."""
     rows = []
     for group, names in groups.items():
         values = [score.grids[grid] for score in cases if score.case in set(names)]
@@ -405,6 +433,8 @@ def summarise(
                 len(values),
                 mean={key: float(v.mean()) if v.size else float("nan") for key, v in table.items()},
                 sd={key: float(v.std(ddof=1)) if len(v) > 1 else float("nan") for key, v in table.items()},
+                interval={key: mean_interval(v, resamples) for key, v in table.items()} if resamples else {},
+                total={key: float(v.sum()) for key, v in table.items() if key.startswith(COUNTED)},
             )
         )
     return rows

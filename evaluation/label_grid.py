@@ -24,7 +24,7 @@ def place_around_kidneys(truth: Ct, spec: RoiSpec) -> Roi:
 
 
 def widening(step_vox: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation, in voxels of the CT, by which a grid voxel is wider than one of them; both are boxes.
+    """Standard deviation, in CT voxels, by which a grid voxel is wider than one of them; both are boxes.
 
     Args:
         step_vox: (z, y, x), the grid's spacing in voxels of the CT.

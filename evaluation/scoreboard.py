@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.evaluate import OVERALL, CaseScore, Evaluation, Row, Scores
+from evaluation.lesions import LESIONS
 from inference.formats.staging import staged
 
 REPORT_SUFFIX = ".json"
@@ -20,6 +21,7 @@ GRID_TITLES = {
     "native": "Original resolution",
     "roi": "ROI resolution",
     "official": "Original resolution, as KiTS19's own script has it",
+    "extras": "Lesions, volumes and distances",
 }
 NO_GROUP = "-"
 """Of a case that no split names."""
@@ -55,9 +57,26 @@ def show(evaluation: Evaluation) -> str:
     for grid in grids:
         title = f"## {GRID_TITLES[grid]}: mean ± standard deviation"
         parts += [title, markdown_table(*_group_rows(evaluation.tables[grid]))]
+    if lines := _lesion_lines(evaluation.tables.get("extras", [])):
+        parts += ["## Lesions", "\n".join(lines)]
     if "official" in evaluation.tables and not different:
         parts.append("KiTS19's own script gives the same scores on the original grid.")
     return "\n\n".join(parts) + "\n"
+
+
+def _lesion_lines(rows: Sequence[Row]) -> list[str]:
+    """Sums over each group's cases."""
+    lines = []
+    for row in rows:
+        if "lesions_found" not in row.total:
+            continue
+        found, missed, false = (round(row.total[f"lesions_{name}"]) for name in LESIONS)
+        share = f" ({found / (found + missed):.1%})" if found + missed else ""
+        lines.append(
+            f"- {row.group}: {found} of {found + missed} tumors found{share}, {missed} missed, {false} false "
+            f"({false / row.cases:.2f} a case)"
+        )
+    return lines
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -154,7 +173,11 @@ def _group_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _mean_sd(row: Row, key: str) -> str:
-    return f"{row.mean[key]:.3f}" + (f" ± {row.sd[key]:.3f}" if row.cases > 1 else "")
+    text = f"{row.mean[key]:.3f}" + (f" ± {row.sd[key]:.3f}" if row.cases > 1 else "")
+    if key in row.interval and row.cases > 1:
+        low, high = row.interval[key]
+        text += f" [{low:.3f}, {high:.3f}]"
+    return text
 
 
 def _agree(ours: Scores, official: Scores) -> bool:
@@ -173,10 +196,21 @@ def _case_columns(evaluation: Evaluation) -> list[list[Any]]:
 
 
 def _group_columns(evaluation: Evaluation) -> list[list[Any]]:
-    rows: list[list[Any]] = [["grid", "set", "cases", "score", "mean", "sd"]]
+    rows: list[list[Any]] = [["grid", "set", "cases", "score", "mean", "sd", "low", "high"]]
     for grid, table in evaluation.tables.items():
         for row in table:
-            rows += [[grid, row.group, row.cases, key, row.mean[key], row.sd[key]] for key in row.mean]
+            rows += [
+                [
+                    grid,
+                    row.group,
+                    row.cases,
+                    key,
+                    row.mean[key],
+                    row.sd[key],
+                    *row.interval.get(key, ("", "")),
+                ]
+                for key in row.mean
+            ]
     return rows
 
 

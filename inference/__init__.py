@@ -6,7 +6,8 @@
     result = segment(ct.hu, ct.spacing_mm, load_cascade())
     write_label_map("labels.nii.gz", result.labels, ct.native)
 
-What stands behind a name is imported when it is first used.
+`read_ct` reads label maps too, and so takes any values: `check_hounsfield("ct.nii.gz", ct.hu)` refuses what
+can be no CT, as the command does. What stands behind a name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -17,6 +18,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .formats.ct import read_ct as read_ct
     from .formats.ct import write_label_map as write_label_map
+    from .formats.volume import check_hounsfield as check_hounsfield
     from .method.method import DEFAULT as DEFAULT
     from .method.method import PAPER as PAPER
     from .method.method import Method as Method
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "read_ct": "formats.ct",
     "write_label_map": "formats.ct",
+    "check_hounsfield": "formats.volume",
     "DEFAULT": "method.method",
     "PAPER": "method.method",
     "Method": "method.method",
@@ -38,6 +41,7 @@ __all__ = [
     "PAPER",
     "Method",
     "__version__",
+    "check_hounsfield",
     "load_cascade",
     "read_ct",
     "segment",

@@ -6,9 +6,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
-from functools import cache, partial
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path, PurePath
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -20,11 +21,18 @@ from .method.method import DEFAULT, PAPER
 from .networks.backends import BACKENDS, PRECISIONS, Backend, DeviceMemoryError, choose_backend
 from .networks.cascade import Cascade, CascadeWeights, find_weights, load_cascade_weights
 from .networks.weights import WeightsError
-from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, as_dicom_seg, find_cases
+from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, find_cases
+from .runner.findings_csv import write_findings
+from .runner.outputs import LABEL_MAP, NAMES, as_format, label_writer
+from .runner.page import Page
 from .runner.report import CaseReport, describe_networks, merge_reports, read_report, write_report
-from .runner.run import LabelWriter, Options, run_cases, write_as_label_map
+from .runner.run import Options, run_cases
 from .runner.stop import WRITE_LOCK, stoppable
 from .version import __version__
+
+BAR_FORMAT = "{percentage:3.0f}%|{bar}| {n:.1f} of {total_fmt} cases [{elapsed}<{remaining}]{postfix}"
+PAGE_SECONDS = 30.0
+"""Least time between two writings of a page that is not finished."""
 
 log = logging.getLogger("inference")
 
@@ -76,16 +84,22 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--output-slug", callback=_parse_slug, default=GRAND_CHALLENGE_SLUG, show_default=True,
               envvar="OUTPUT_SLUG", show_envvar=True,
               help="The output socket on Grand Challenge: images/SLUG/.")  # fmt: skip
-@click.option("--output-format", type=click.Choice(["label-map", "dicom-seg"]), default="label-map",
-              show_default=True,
-              help="dicom-seg: DICOM segmentation objects, for DICOM series (needs highdicom).")  # fmt: skip
+@click.option("--output-format", type=click.Choice(NAMES), default=LABEL_MAP, show_default=True,
+              help="dicom-seg, rtstruct: DICOM objects, for DICOM series (need the extra 'dicom'); "
+              "seg-nrrd: named segments for 3D Slicer.")  # fmt: skip
+@click.option("--structured-report", is_flag=True,
+              help="With dicom-seg: the findings as DICOM SR (TID 1500) beside it, *.sr.dcm.")  # fmt: skip
 @click.option("--skip-existing", is_flag=True,
               help="Pass over cases whose label map is there already, unless --report's earlier file says "
               "that other weights or options made it.")  # fmt: skip
 @click.option("--shard", callback=_parse_shard, metavar="I/N", default=None,
               help="Only every N-th case, from the I-th on (I from 0).")  # fmt: skip
 @click.option("--report", "report_path", type=_folder(), default=None, metavar="FILE",
-              help="Write a JSON report: times, volumes, warnings, versions.")  # fmt: skip
+              help="Write a JSON report: findings, flags, times, versions.")  # fmt: skip
+@click.option("--findings", "findings_path", type=_folder(), default=None, metavar="FILE",
+              help="Write a CSV file: a row for each kidney and tumor.")  # fmt: skip
+@click.option("--html", "page_path", type=_folder(), default=None, metavar="FILE",
+              help="Write a page to look at in a browser: findings, flags, pictures.")  # fmt: skip
 @click.option("--previews", type=_folder(), default=None, metavar="DIR",
               help="Write a PNG of each result in three planes.")  # fmt: skip
 @click.option("--save-probabilities", type=_folder(), default=None, metavar="DIR",
@@ -110,9 +124,12 @@ def main(
     output_naming: Naming,
     output_slug: str,
     output_format: str,
+    structured_report: bool,
     skip_existing: bool,
     shard: tuple[int, int],
     report_path: Path | None,
+    findings_path: Path | None,
+    page_path: Path | None,
     previews: Path | None,
     save_probabilities: Path | None,
     on_error: str,
@@ -130,21 +147,22 @@ def main(
     try:
         written = [folder for folder in (output_path, previews, save_probabilities) if folder is not None]
         cases = find_cases(input_path, naming=output_naming, outputs=written, output_slug=output_slug)
-        if output_format == "dicom-seg":
-            cases = as_dicom_seg(cases)
+        cases = as_format(cases, output_format)
         _check_inputs_stay(input_path, cases, output_path)
         total = len(cases)
         cases = cases[shard[0] :: shard[1]]
-        _check_writable(*written, *([report_path.parent] if report_path else []))
-        if report_path is not None and report_path.is_dir():
-            raise UsageError(f"{report_path}: is a folder. Name a file for --report")
+        files = _named_files(report=report_path, findings=findings_path, html=page_path)
+        _check_writable(*written, *(path.parent for path in files))
         try:
             chosen = choose_backend(backend, device=device, threads=threads, precision=precision)
         except ValueError as error:
             raise UsageError(str(error)) from error
         weights = load_cascade_weights([find_weights(weights_path), *ensemble])
         cascade, chosen, fallback = _start_networks(weights, chosen)
-        write_labels = _label_writer(output_format, cascade)
+        versions = dict.fromkeys((cascade.kidney_metadata.version, cascade.tumor_metadata.version))
+        write_labels = label_writer(
+            output_format, version=" + ".join(versions), with_report=structured_report
+        )
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
@@ -154,31 +172,38 @@ def main(
         len(cases), total, run["device"], run["backend"], run["weights"]["folder"],
     )  # fmt: skip
 
-    if report_path is not None:
-        sweep(report_path.parent)
-    recipe = {
+    for path in files:
+        sweep(path.parent)
+    page = Page(page_path) if page_path is not None else None
+    method = PAPER if paper else DEFAULT
+    recipe: dict[str, Any] = {
         stage: [weights[stage]["sha256"] for weights in (run["weights"], *run["ensemble"])]
         for stage in ("kidney", "tumor")
     }
+    recipe |= {
+        "method": asdict(method),
+        "output_format": output_format,
+        "structured_report": structured_report,
+    }
     options = Options(
         output=output_path,
-        method=PAPER if paper else DEFAULT,
+        method=method,
         skip_existing=skip_existing,
         earlier=_earlier(report_path) if skip_existing and report_path is not None else {},
-        recipe={**recipe, "paper": paper, "output_format": output_format},
+        recipe=recipe,
         background_on_error=on_error == "background",
         previews=previews,
         probabilities=save_probabilities,
+        page=page,
         write_labels=write_labels,
     )
-    run["options"] = {
-        "method": asdict(options.method),
-        "on_error": on_error,
-        "shard": f"{shard[0]}/{shard[1]}",
-    }
-    reports = _run_with_progress(cases, cascade, fallback, options, report_path, run)
+    run["options"] = {"method": asdict(method), "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
+    records = Records(report_path, findings_path, page)
+    reports = _run_with_progress(cases, cascade, fallback, options, records, run)
     failed = sum(report.status in ("failed", "background") for report in reports)
-    is_reported = report_path is None or _is_reported(report_path, reports, run)
+    is_reported = records.write(reports, run)
+    if page_path is not None and is_reported:
+        log.info("page: %s", page_path)
     if failed:
         log.error("%d of %d cases failed; see above", failed, len(reports))
     if failed or not is_reported:
@@ -213,23 +238,25 @@ def _run_with_progress(
     cascade: Cascade,
     fallback: Callable[[], Cascade] | None,
     options: Options,
-    report_path: Path | None,
+    records: "Records",
     run: dict,
 ) -> list[CaseReport]:
     start = time.perf_counter()
     with (
         logging_redirect_tqdm([log]),
-        tqdm(total=len(cases), unit="case", disable=None, leave=False) as progress,  # terminals only
+        tqdm(total=len(cases), disable=None, leave=False, bar_format=BAR_FORMAT) as bar,  # terminals only
     ):
 
-        def done(reports: list[CaseReport]) -> None:
-            progress.n = min(len(reports), len(cases))
-            progress.refresh()
-            run["seconds"] = round(time.perf_counter() - start, 3)
-            if report_path is not None:
-                _is_reported(report_path, reports, run)
+        def progress(what: str, n_done: float) -> None:
+            bar.n = max(bar.n, n_done)
+            bar.set_postfix_str(what)  # draws it
 
-        return run_cases(cases, cascade, options, done=done, fallback=fallback)
+        def done(reports: list[CaseReport]) -> None:
+            bar.refresh()
+            run["seconds"] = round(time.perf_counter() - start, 3)
+            records.write(reports, run, is_last=False)
+
+        return run_cases(cases, cascade, options, done=done, fallback=fallback, progress=progress)
 
 
 def _earlier(report_path: Path) -> dict[str, CaseReport]:
@@ -244,15 +271,48 @@ def _earlier(report_path: Path) -> dict[str, CaseReport]:
     return {case.output: case for case in cases}
 
 
-def _is_reported(path: Path, reports: list[CaseReport], run: dict) -> bool:
-    """Whether the report could be written: if not, that is no reason to stop."""
-    try:
+@dataclass
+class Records:
+    """What a run writes about itself beside its label maps, again after every case."""
+
+    report: Path | None
+    findings: Path | None
+    page: Page | None
+    page_due: float = 0.0
+
+    def write(self, reports: list[CaseReport], run: dict, *, is_last: bool = True) -> bool:
+        """Whether all could be written: if not, that is no reason to stop. A large page may wait."""
+        is_written = True
         with WRITE_LOCK:
-            write_report(path, reports, run)
+            if self.report is not None:
+                is_written &= _is_written(self.report, lambda path: write_report(path, reports, run))
+            if self.findings is not None:
+                is_written &= _is_written(self.findings, lambda path: write_findings(path, reports))
+            if self.page is not None and (is_last or time.monotonic() >= self.page_due):
+                page = self.page
+                is_written &= _is_written(page.path, lambda path: page.write(reports, run))
+                self.page_due = time.monotonic() + PAGE_SECONDS
+        return is_written
+
+
+def _is_written(path: Path, write: Callable[[Path], None]) -> bool:
+    try:
+        write(path)
     except OSError as error:
-        log.error("%s: report not written (%s). Check its folder", path, error.strerror)
+        log.error("%s: not written (%s). Check its folder", path, error.strerror)
         return False
     return True
+
+
+def _named_files(**files: Path | None) -> list[Path]:
+    """The files that options name; none is a folder, and no two are one."""
+    named = {option: path for option, path in files.items() if path is not None}
+    for option, path in named.items():
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder. Name a file for --{option}")
+    if len({os.path.realpath(path) for path in named.values()}) < len(named):
+        raise UsageError(f"--{' and --'.join(named)} name one file. Give each its own")
+    return list(named.values())
 
 
 def _start_networks(
@@ -266,20 +326,6 @@ def _start_networks(
         log.warning("%s: everything runs on the CPU", error)
         backend, cascade = cpu, weights.on(cpu)
     return cascade, backend, cache(lambda: weights.on(cpu)) if backend.device != "cpu" else None
-
-
-def _label_writer(output_format: str, cascade: Cascade) -> LabelWriter:
-    if output_format == "label-map":
-        return write_as_label_map
-    try:
-        from .formats.dicom_seg import write_dicom_seg
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"--output-format dicom-seg: {error.name} is not installed. Install the extra 'dicom': "
-            "pip install 'nested-vnet-kits19[dicom]', or an image built with EXTRAS=dicom ./run.sh build"
-        ) from error
-    versions = dict.fromkeys((cascade.kidney_metadata.version, cascade.tumor_metadata.version))
-    return partial(write_dicom_seg, version=" + ".join(versions))
 
 
 def _check_inputs_stay(input_path: Path, cases: list[Case], output: Path) -> None:

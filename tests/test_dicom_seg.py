@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from inference import cli
 from inference.formats.ct import CaseError, NativeGrid, read_ct, write_label_map
+from inference.formats.segments import COLOURS, Segment, Segments, plain_segments
 from inference.runner.cases import Case, UsageError, as_dicom_seg
+from tests.dicom_readers import iod_errors
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
     abdomen,
@@ -52,6 +54,10 @@ def some_labels(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return labels
 
 
+def some_segments(shape: tuple[int, ...]) -> Segments:
+    return plain_segments(some_labels(shape))
+
+
 def write_both(
     tmp_path: Path, labels: NDArray[np.uint8] | None = None, **series: Any
 ) -> tuple[Path, Path, NDArray[np.uint8]]:
@@ -62,7 +68,7 @@ def write_both(
     if labels is None:
         labels = some_labels(ct.hu.shape)
     write_label_map(tmp_path / "labels.nii.gz", labels, ct.native)
-    write_dicom_seg(tmp_path / "labels.dcm", labels, ct.native, folder, version="early-1")
+    write_dicom_seg(tmp_path / "labels.dcm", plain_segments(labels), ct.native, folder, version="early-1")
     nifti = np.asarray(load_nifti(tmp_path / "labels.nii.gz").dataobj)
     return tmp_path / "labels.dcm", tmp_path / "labels.nii.gz", nifti
 
@@ -142,17 +148,6 @@ def test_dcmqis_reader_gives_the_same_volume_and_codes(tmp_path: Path) -> None:
     assert tumor[0]["SegmentedPropertyTypeCodeSequence"]["CodeValue"] == TUMOR[0]
 
 
-def iod_errors(path: Path) -> list[str]:
-    """What dicom3tools' dciodvfy finds wrong with an object of its class."""
-    program = shutil.which("dciodvfy", path=Path(sys.executable).parent)
-    if program is None:
-        pytest.skip("NO DCIODVFY: THE OBJECT'S VALIDITY IS NOT CHECKED")
-    done = subprocess.run([program, path], capture_output=True, encoding="utf-8", check=False)
-    lines = (done.stdout + done.stderr).splitlines()
-    assert "Segmentation" in lines, lines
-    return [line for line in lines if line.startswith("Error")]
-
-
 LABELS = {"both": [0, 1, 2], "kidney alone": [0, 1], "tumor alone": [0, 2], "none": [0]}
 
 
@@ -161,7 +156,7 @@ def test_empty_segments_are_described_and_the_object_is_valid(tmp_path: Path, na
     labels = some_labels((6, 5, 7))
     labels[~np.isin(labels, LABELS[name])] = 0
     segmentation, nifti, expected = write_both(tmp_path, labels)
-    assert iod_errors(segmentation) == []
+    assert iod_errors(segmentation, "Segmentation") == []
     dataset = pydicom.dcmread(segmentation)
     types = [s.SegmentedPropertyTypeCodeSequence[0] for s in dataset.SegmentSequence]
     assert [(c.CodeValue, c.CodingSchemeDesignator) for c in types] == [KIDNEY, TUMOR]
@@ -174,7 +169,7 @@ def test_dciodvfy_does_find_an_error(tmp_path: Path) -> None:
     dataset = pydicom.dcmread(segmentation)
     del dataset.SegmentationType
     dataset.save_as(segmentation)
-    assert any("SegmentationType" in line for line in iod_errors(segmentation))
+    assert any("SegmentationType" in line for line in iod_errors(segmentation, "Segmentation"))
 
 
 def test_it_refers_to_the_instances_that_lie_under_its_frames(tmp_path: Path) -> None:
@@ -202,6 +197,66 @@ def test_it_tells_the_algorithm_and_its_version(tmp_path: Path) -> None:
         assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("nested-vnet-kits19", "early-1")
 
 
+SIDED = (
+    Segment("Left kidney", "kidney", "left"),
+    Segment("Right kidney", "kidney", "right"),
+    Segment("Tumor 1 (left kidney)", "tumor", "left"),
+)
+
+
+def write_sided(tmp_path: Path, name: str = "sided.dcm") -> Path:
+    """Three segments of known sides on the series that `write_both` makes."""
+    write_both(tmp_path)
+    ct = read_ct(tmp_path / "ct")
+    numbers = np.random.default_rng(6).integers(0, 4, ct.hu.shape, dtype=np.uint8)
+    path = tmp_path / name
+    write_dicom_seg(path, Segments(numbers, SIDED), ct.native, tmp_path / "ct", version="early-1")
+    return path
+
+
+def test_segments_have_sides_colours_and_tracking_uids(tmp_path: Path) -> None:
+    path = write_sided(tmp_path)
+    assert iod_errors(path, "Segmentation") == []
+    left, right, tumor = pydicom.dcmread(path).SegmentSequence
+
+    def code(sequence: Any) -> tuple[str, str]:
+        (item,) = sequence
+        return item.CodingSchemeDesignator, item.CodeValue
+
+    sides = {"left": ("SCT", "7771000"), "right": ("SCT", "24028007")}
+    for segment, side in ((left, "left"), (right, "right")):
+        (kind,) = segment.SegmentedPropertyTypeCodeSequence
+        assert code(kind.SegmentedPropertyTypeModifierCodeSequence) == sides[side]
+    (region,) = tumor.AnatomicRegionSequence
+    assert code(region.AnatomicRegionModifierSequence) == sides["left"]
+    for segment, described in zip((left, right, tumor), SIDED, strict=True):
+        colour = hd.color.CIELabColor.from_dicom_value(segment.RecommendedDisplayCIELabValue).to_rgb()
+        assert np.abs(np.subtract(colour, COLOURS[described.kind])).max() <= 1
+        assert segment.SegmentLabel == segment.TrackingID == described.name
+    uids = {segment.TrackingUID for segment in (left, right, tumor)}
+    assert len(uids) == 3
+    again = pydicom.dcmread(write_sided(tmp_path, "again.dcm"))
+    assert {segment.TrackingUID for segment in again.SegmentSequence} == uids
+    assert again.SOPInstanceUID != pydicom.dcmread(path).SOPInstanceUID
+
+
+def test_dcmqi_reads_sides_colours_and_tracking_uids(tmp_path: Path) -> None:
+    path = write_sided(tmp_path)
+    assert len(dcmqi(path, tmp_path / "dcmqi")) == 3
+    read = [
+        item[0] for item in json.loads((tmp_path / "dcmqi" / "s-meta.json").read_text())["segmentAttributes"]
+    ]
+    assert [s["SegmentLabel"] for s in read] == [segment.name for segment in SIDED]
+    assert [s["SegmentedPropertyTypeModifierCodeSequence"]["CodeMeaning"] for s in read[:2]] == [
+        "Left",
+        "Right",
+    ]
+    assert read[2]["AnatomicRegionModifierSequence"]["CodeMeaning"] == "Left"
+    for segment, described, uid in zip(read, SIDED, pydicom.dcmread(path).SegmentSequence, strict=True):
+        assert np.abs(np.subtract(segment["recommendedDisplayRGBValue"], COLOURS[described.kind])).max() <= 2
+        assert segment["TrackingUniqueIdentifier"] == uid.TrackingUID
+
+
 def test_slices_keep_their_positions_where_they_are_unevenly_spaced(tmp_path: Path) -> None:
     z_mm = [33.0, 37.0, 41.0, 49.0, 53.0, 57.0]  # one is missing
     labels = np.zeros((6, 5, 7), np.uint8)
@@ -220,7 +275,7 @@ def test_a_grid_that_counts_slices_from_the_other_end_gives_the_same_object(tmp_
     _, affine = reorient(np.empty(native.shape), native.affine, ((0, 1, 2), (False, False, True)))
     turned = NativeGrid(native.shape, affine)
     path = tmp_path / "turned.dcm"
-    write_dicom_seg(path, some_labels((6, 5, 7)), turned, tmp_path / "ct", version="early-1")
+    write_dicom_seg(path, some_segments((6, 5, 7)), turned, tmp_path / "ct", version="early-1")
     found = labels_by_place(path, load_nifti(nifti).affine, expected.shape)
     np.testing.assert_array_equal(found, expected)
 
@@ -242,7 +297,13 @@ def test_a_series_without_a_frame_of_reference_is_told_so(tmp_path: Path) -> Non
     edit_slices(tmp_path / "ct", FrameOfReferenceUID=None)
     ct = read_ct(tmp_path / "ct")
     with pytest.raises(CaseError, match=r"IM\d+\.dcm: lacks FrameOfReferenceUID"):
-        write_dicom_seg(tmp_path / "x.dcm", some_labels(ct.hu.shape), ct.native, tmp_path / "ct", version="1")
+        write_dicom_seg(
+            tmp_path / "x.dcm",
+            plain_segments(some_labels(ct.hu.shape)),
+            ct.native,
+            tmp_path / "ct",
+            version="1",
+        )
     assert not (tmp_path / "x.dcm").exists()
 
 
@@ -260,7 +321,7 @@ def test_what_else_lies_in_the_folder_is_no_source(tmp_path: Path) -> None:
     image.save_as(folder / "mr.dcm")
     (folder / "notes.txt").write_text("seen")
     (folder / "empty").mkdir()
-    write_dicom_seg(segmentation, some_labels(ct.hu.shape), ct.native, folder, version="early-1")
+    write_dicom_seg(segmentation, some_segments(ct.hu.shape), ct.native, folder, version="early-1")
     after = pydicom.dcmread(segmentation)
     assert after.ReferencedSeriesSequence == before.ReferencedSeriesSequence
     assert after.PixelData == before.PixelData
@@ -271,7 +332,13 @@ def test_a_series_with_a_slice_too_few_is_told_so(tmp_path: Path) -> None:
     ct = read_ct(tmp_path / "ct")
     next((tmp_path / "ct").iterdir()).unlink()
     with pytest.raises(CaseError, match="5 images for 6 slices"):
-        write_dicom_seg(tmp_path / "x.dcm", some_labels(ct.hu.shape), ct.native, tmp_path / "ct", version="1")
+        write_dicom_seg(
+            tmp_path / "x.dcm",
+            plain_segments(some_labels(ct.hu.shape)),
+            ct.native,
+            tmp_path / "ct",
+            version="1",
+        )
 
 
 def test_slices_with_one_uid_cannot_be_referred_to(tmp_path: Path) -> None:
@@ -279,7 +346,9 @@ def test_slices_with_one_uid_cannot_be_referred_to(tmp_path: Path) -> None:
     edit_slices(tmp_path / "ct", SOPInstanceUID="1.2.3")
     ct = read_ct(tmp_path / "ct")
     with pytest.raises(CaseError, match="has another slice's SOP instance UID"):
-        write_dicom_seg(tmp_path / "x.dcm", some_labels(ct.hu.shape), ct.native, tmp_path / "ct", version="1")
+        write_dicom_seg(
+            tmp_path / "x.dcm", some_segments(ct.hu.shape), ct.native, tmp_path / "ct", version="1"
+        )
 
 
 def test_it_refers_to_the_one_series_of_several_that_was_read(tmp_path: Path) -> None:
@@ -291,7 +360,7 @@ def test_it_refers_to_the_one_series_of_several_that_was_read(tmp_path: Path) ->
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[132:])
     ct = read_ct(folder, series=before.ReferencedSeriesSequence[0].SeriesInstanceUID)
-    write_dicom_seg(segmentation, some_labels(ct.hu.shape), ct.native, folder, version="early-1")
+    write_dicom_seg(segmentation, some_segments(ct.hu.shape), ct.native, folder, version="early-1")
     assert pydicom.dcmread(segmentation).ReferencedSeriesSequence == before.ReferencedSeriesSequence
 
 
@@ -300,9 +369,9 @@ def test_attributes_that_anonymising_drops_are_written_empty(tmp_path: Path) -> 
     edit_slices(tmp_path / "ct", PatientID=None, PatientName=None, StudyTime=None, PatientBirthDate=None)
     ct = read_ct(tmp_path / "ct")
     path = tmp_path / "x.dcm"
-    write_dicom_seg(path, some_labels(ct.hu.shape), ct.native, tmp_path / "ct", version="1" * 100)
+    write_dicom_seg(path, some_segments(ct.hu.shape), ct.native, tmp_path / "ct", version="1" * 100)
     assert pydicom.dcmread(path).PatientID in (None, "")
-    assert iod_errors(path) == []
+    assert iod_errors(path, "Segmentation") == []
 
 
 # ------------------------------------------------------------------------------------------------ the command
@@ -326,9 +395,11 @@ def test_the_command_writes_what_it_writes_as_nifti(run: Any, tmp_path: Path) ->
     nifti = load_nifti(out / "scan.nii.gz")
     expected = np.asarray(nifti.dataobj)
     assert np.unique(expected).tolist() == [0, 1, 2]
-    found = labels_by_place(out / "scan.dcm", nifti.affine, expected.shape)
-    np.testing.assert_array_equal(found, expected)
-    assert iod_errors(out / "scan.dcm") == []
+    numbers = labels_by_place(out / "scan.dcm", nifti.affine, expected.shape)
+    described = pydicom.dcmread(out / "scan.dcm").SegmentSequence
+    assert [s.SegmentLabel for s in described] == ["Left kidney", "Right kidney", "Tumor 1 (left kidney)"]
+    np.testing.assert_array_equal(np.array([0, 1, 1, 2])[numbers], expected)
+    assert iod_errors(out / "scan.dcm", "Segmentation") == []
 
 
 def test_an_input_that_is_no_series_is_2_before_any_work(run: Any, tmp_path: Path) -> None:

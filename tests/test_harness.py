@@ -13,12 +13,20 @@ import pytest
 from click.testing import CliRunner
 
 from evaluation.harness import __main__ as command
-from evaluation.harness import checks, engine, toys
+from evaluation.harness import checks, engine, toys, trial
 from evaluation.harness.checks import Finding, check_outputs, check_run
 from evaluation.harness.engine import Contestant, Limits, Run
 from evaluation.harness.trial import DataSet, Result, append_rows, as_row, open_data_set, try_container
 from inference.runner.cases import UsageError, find_cases
-from tests.helpers import ABDOMEN_SPACING_MM, abdomen, canonical_affine, load_nifti, save_nifti, write_weights
+from tests.helpers import (
+    ABDOMEN_SPACING_MM,
+    abdomen,
+    canonical_affine,
+    files_under,
+    load_nifti,
+    save_nifti,
+    write_weights,
+)
 
 CASES = ("ct_0.nii.gz", "ct_1.nii.gz")
 SECONDS = 60.0
@@ -259,6 +267,60 @@ def test_a_leaderboard_grows(tmp_path: Path, name: str) -> None:
     rows = json.loads(board.read_text()) if name.endswith("json") else list(csv.DictReader(board.open()))
     assert [row["image"] for row in rows] == ["x", "y"]
     assert float(rows[0]["mean"]) == 0.75
+
+
+@pytest.mark.parametrize("name", ["board.csv", "board.json"])
+def test_a_leaderboard_is_sorted_and_keeps_digests_and_the_scores_of_cases(tmp_path: Path, name: str) -> None:
+    board = tmp_path / name
+    fault = Finding("affine", "a: differs")
+    for image, findings, tumor in (
+        ("good", (), 0.5),
+        ("best", (), 0.9),
+        ("faulty", (fault,), 1.0),
+        ("poor", (), 0.1),
+    ):
+        scores = {"a": (1.0, tumor), "b": (0.5, tumor)}
+        result = Result(Contestant(image), "cases", findings, scores, 2.0, digest=f"sha256:{image}")
+        append_rows(board, [as_row(result)])
+    if name.endswith("json"):
+        rows = json.loads(board.read_text())
+    else:
+        rows = list(csv.DictReader(board.open()))
+        for row in rows:
+            row["scores"] = json.loads(row["scores"])
+    assert [row["image"] for row in rows] == ["best", "good", "poor", "faulty"]
+    assert [row["digest"] for row in rows] == ["sha256:best", "sha256:good", "sha256:poor", "sha256:faulty"]
+    assert rows[1]["scores"] == {"a": {"kidney": 1.0, "tumor": 0.5}, "b": {"kidney": 0.5, "tumor": 0.5}}
+    assert files_under(tmp_path) == [name]
+
+
+def test_a_board_of_an_earlier_version_grows_too(tmp_path: Path) -> None:
+    board = tmp_path / "board.csv"
+    board.write_text(
+        "date,image,mode,passed,cases,kidney,tumor,mean,seconds,reasons\n"
+        "2026-01-01T00:00:00+00:00,old,batch,True,2,0.9,0.3,0.6,12.5,\n"
+    )
+    append_rows(board, [as_row(Result(Contestant("new"), "cases", (), {"a": (1.0, 1.0)}, 1.0, "sha256:1"))])
+    rows = list(csv.DictReader(board.open()))
+    assert [(row["image"], row["digest"], row["mean"]) for row in rows] == [
+        ("new", "sha256:1", "1.0"), ("old", "", "0.6")
+    ]  # fmt: skip
+
+
+def test_progress_is_told_and_the_digest_is_the_engines(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a container that writes nothing, and no engine."""
+    monkeypatch.setattr(trial, "run_container", lambda *_, **__: Run(0, 1.0, False, ""))
+    monkeypatch.setattr(trial, "digest_of", lambda image: f"sha256:{image}")
+    for mode, expected in (("cases", [1, 1]), ("batch", [2])):
+        told: list[int] = []
+        result = try_container(
+            Contestant("x"), mode, data, Limits(), progress=told.append  # type: ignore[arg-type]
+        )  # fmt: skip
+        assert told == expected
+        assert as_row(result).digest == "sha256:x"
+        assert {finding.reason for finding in result.findings} == {"missing"}
 
 
 def test_a_leaderboard_that_is_none_is_wrong_usage(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_wheel_holds_every_module_the_weights_and_both_licences(wheel: Path)
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 assert f"{package}/{path.relative_to(ROOT / folder).as_posix()}" in names
-    assert {"nested_vnet/py.typed", "nested_vnet/weights/SHA256SUMS"} <= names
+    assert {"nested_vnet/runner/page.html", "nested_vnet/py.typed", "nested_vnet/weights/SHA256SUMS"} <= names
     assert {f"nested_vnet/weights/{stage}.safetensors" for stage in ("kidney", "tumor")} <= names
     assert sum("/licenses/" in name for name in names) == 2
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"nested_vnet"}
@@ -94,7 +94,7 @@ def test_the_installed_command_evaluates(installed: Path, tmp_path: Path) -> Non
     assert "1.000" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["segment", "serve", "evaluate"])
+@pytest.mark.parametrize("command", ["segment", "serve", "evaluate", "rank"])
 def test_each_command_has_help(installed: Path, tmp_path: Path, command: str) -> None:
     done = _run(tmp_path, installed / "nested-vnet", command, "--help")
     assert done.returncode == 0, done.stderr

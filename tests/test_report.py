@@ -4,11 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from inference.runner import report as report_module
-from inference.runner.report import CaseReport, merge_reports, read_report, write_report
-from tests.helpers import files_under
+from inference.runner.cases import find_cases
+from inference.runner.flags import RULES
+from inference.runner.product import processor, product
+from inference.runner.report import SCHEMA_VERSION, CaseReport, merge_reports, read_report, write_report
+from inference.runner.run import Options, run_cases
+from inference.version import __version__
+from tests.helpers import abdomen, files_under, save_abdomens, save_dicom_series, threshold_cascade, truncate
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = jsonschema.Draft202012Validator(
+    json.loads((ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8")),
+    format_checker=jsonschema.FormatChecker(),
+)
 
 
 def test_report_holds_run_versions_and_cases(tmp_path: Path) -> None:
@@ -19,6 +31,8 @@ def test_report_holds_run_versions_and_cases(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.json"
     write_report(path, [written, failed], {"device": "cpu"})
     content = json.loads(path.read_text())
+    SCHEMA.validate(content)
+    assert content["schema_version"] == SCHEMA_VERSION
     assert content["run"] == {"device": "cpu"}
     assert set(content["versions"]) == {
         "python",
@@ -37,6 +51,73 @@ def test_report_holds_run_versions_and_cases(tmp_path: Path) -> None:
     assert content["cases"][1]["status"] == "failed"  # until something else is known
     assert content["cases"][1]["kidney_ml"] is None
     assert files_under(path.parent) == ["report.json"]
+
+
+def test_a_real_runs_report_is_what_the_schema_says(tmp_path: Path) -> None:
+    """Written, failed and skipped cases, a file and a DICOM series."""
+    save_abdomens(tmp_path / "in", 3)
+    truncate(tmp_path / "in" / "ct_1.nii.gz")
+    save_dicom_series(tmp_path / "in" / "series", abdomen(), spacing_mm=(5.0, 3.0, 2.5))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ct_2.nii.gz").write_bytes(b"there")
+    options = Options(tmp_path / "out", skip_existing=True)
+    cases = run_cases(find_cases(tmp_path / "in"), threshold_cascade(), options)
+    write_report(tmp_path / "r.json", cases, {"device": "cpu"})
+    content = json.loads((tmp_path / "r.json").read_text())
+    SCHEMA.validate(content)
+    by_name = {case["name"]: case for case in content["cases"]}
+    assert {name: case["status"] for name, case in by_name.items()} == {
+        "ct_0": "written", "ct_1": "failed", "ct_2": "skipped", "series": "written"
+    }  # fmt: skip
+    assert by_name["ct_0"]["input"] == {
+        "spacing_mm": [5.0, 3.0, 2.5], "shape_vox": [24, 40, 48], "dicom": None
+    }  # fmt: skip
+    assert by_name["series"]["input"]["dicom"] == {
+        "study_instance_uid": "1.2.826.0.1.3680043.2.1125.9",
+        "series_instance_uid": "1.2.826.0.1.3680043.2.1125.1",
+        "frame_of_reference_uid": "1.2.826.0.1.3680043.2.1125.8",
+    }
+    for name in ("ct_0", "series"):
+        case = by_name[name]
+        assert case["kidney_ml"] == pytest.approx(sum(k["ml"] for k in case["kidneys"]), abs=0.02)
+        assert case["tumor_ml"] == pytest.approx(sum(t["ml"] for t in case["tumors"]), abs=0.02)
+        assert [k["mean_probability"] > 0.75 for k in case["kidneys"]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": 2},
+        {"date": "yesterday"},
+        {"more": 1},
+        {"cases": [{"name": "a"}]},
+    ],
+)
+def test_the_schema_does_find_an_error(tmp_path: Path, change: dict) -> None:
+    write_report(tmp_path / "r.json", [], {})
+    content = json.loads((tmp_path / "r.json").read_text()) | change
+    with pytest.raises(jsonschema.ValidationError):
+        SCHEMA.validate(content)
+
+
+def test_the_product_names_its_version_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert product()["version"] == __version__
+    monkeypatch.setenv("SOURCE_COMMIT", "abc123")
+    assert product()["commit"] == "abc123"
+    monkeypatch.delenv("SOURCE_COMMIT")
+    commit = product()["commit"]
+    assert commit is None or len(commit) == 40
+    assert processor()
+
+
+def test_the_documentation_has_every_field_and_rule() -> None:
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    definitions = SCHEMA.schema["$defs"]
+    for part in (definitions["case"], definitions["kidney"], definitions["tumor"], SCHEMA.schema):
+        for field in part["properties"]:
+            assert f"`{field}`" in text, field
+    for rule in RULES:
+        assert f"| `{rule.name}` | {rule} |" in text
 
 
 def test_an_earlier_report_stays_whole_when_a_new_one_cannot_be_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inference.geometry import Roi, RoiSpec, Shape, Vector, resample
-from inference.method.roi import extract_roi, normalise, place_roi
+from inference.method.roi import normalise, place_roi
 
 CT_SHAPE, CT_SPACING_MM = (11, 21, 41), (5.0, 0.8, 1.0)
 
@@ -91,7 +91,7 @@ def test_outside_is_nan_then_zero_on_both_sides_of_every_axis(axis: int) -> None
     inside = [0, 0, 1, 1, 0, 0]
     sampled = np.moveaxis(resample(hu, roi), axis, 0)
     assert np.isnan(sampled).all(axis=(1, 2)).astype(int).tolist() == [1 - i for i in inside]
-    image = np.moveaxis(extract_roi(hu, roi), axis, 0)
+    image = np.moveaxis(normalise(resample(hu, roi), roi.spec), axis, 0)
     assert image.shape == (6, 6, 6)
     for plane, expected in zip(image, inside, strict=True):
         assert np.unique(plane).tolist() == [expected]

@@ -14,6 +14,7 @@ PACKAGES = ("inference", "evaluation", "training")
 """Each may import those before it."""
 FLOORS = {
     "inference.geometry": 0,
+    "inference.version": 0,
     "inference.formats": 1,
     "inference.networks": 1,
     "inference.method": 2,

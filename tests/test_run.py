@@ -122,7 +122,7 @@ def test_same_label_map_in_world_space_for_all_48_orientations(
     for report in others:
         assert report.structures == first.structures
         assert report.voxels == first.voxels
-        assert report.warnings == first.warnings
+        assert (report.warnings, report.flags) == (first.warnings, first.flags)
 
 
 # ---------------------------------------------------------------------------------------------- a single case
@@ -151,10 +151,11 @@ def test_kidneys_and_tumor_are_found_where_they_are(tmp_path: Path) -> None:
     assert right["kidney_ml"] == pytest.approx(n_right * voxel_ml, abs=0.01)
     assert left["kidney_ml"] + right["kidney_ml"] == pytest.approx(report.kidney_ml, abs=0.02)
     assert set(report.seconds) == {
-        "read", "locate", "roi", "kidney", "components", "tumor", "restore", "write"
+        "read", "locate", "roi", "kidney", "components", "tumor", "restore", "measure", "write"
     }  # fmt: skip
     assert all(seconds >= 0 for seconds in report.seconds.values())
     assert report.warnings == []
+    assert {flag["rule"] for flag in report.flags} == {"kidney-volume"}  # 17 and 26 cm³
 
 
 def test_no_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
@@ -171,7 +172,8 @@ def test_no_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
     save_nifti(tmp_path / "in" / "fat.nii.gz", hu, canonical_affine(ABDOMEN_SPACING_MM))
     (report,) = run(tmp_path / "in", tmp_path / "out", cascade)
     assert report.status == "written"
-    assert report.warnings == ["no kidney found: the label map is all background"]
+    text = "no kidney found: the label map is all background"
+    assert (report.warnings, report.flags) == ([], [{"rule": "nothing-found", "text": text}])
     assert (report.kidney_ml, report.tumor_ml, report.structures) == (0, 0, [])
     assert not np.asarray(load_nifti(tmp_path / "out" / "fat.nii.gz").dataobj).any()
     assert tumor_calls == []
@@ -180,9 +182,10 @@ def test_no_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
 def test_no_evidence_for_a_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
     hu = abdomen(with_tumor=False)
     hu[hu == FAT_HU] = 0  # muscle all around: livers and bladders lie so, kidneys do not
+    hu[:, 2:4] = FAT_HU  # in front, behind the air
     save_nifti(tmp_path / "in" / "ct.nii.gz", hu, canonical_affine(ABDOMEN_SPACING_MM))
     (report,) = run(tmp_path / "in", tmp_path / "out")
-    assert report.warnings == ["no kidney found: the label map is all background"]
+    assert [flag["rule"] for flag in report.flags] == ["nothing-found"]
     assert not np.asarray(load_nifti(tmp_path / "out" / "ct.nii.gz").dataobj).any()
     (report,) = run(tmp_path / "in", tmp_path / "paper", method=PAPER)
     assert len(report.structures) == 2
@@ -192,7 +195,7 @@ def test_no_evidence_for_a_kidney_gives_background_and_a_warning(tmp_path: Path)
 def test_a_kidney_at_the_scans_end_is_warned_of(tmp_path: Path, centre_z_mm: float, is_cut: bool) -> None:
     save_abdomens(tmp_path / "in", 1, centre_z_mm=centre_z_mm)
     (report,) = run(tmp_path / "in", tmp_path / "out")
-    assert report.warnings == is_cut * ["a kidney reaches the first or last slice: the scan may cut it"]
+    assert any(flag["rule"] == "kidney-cut" for flag in report.flags) == is_cut
 
 
 def test_warnings_of_reading_are_reported(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_help_lists_the_commands() -> None:
     done = _run("--help")
     assert done.returncode == 0
-    commands = ("segment", "docker", "build", "save", "test", "evaluate", "benchmark", "train")
+    commands = ("segment", "docker", "build", "save", "test", "evaluate", "rank", "benchmark", "train")
     for command in commands:
         assert f"./run.sh {command}" in done.stdout
 
@@ -39,7 +39,7 @@ def test_each_verb_has_help_that_does_nothing(verb: str, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("verb", ["segment", "evaluate", "train", "benchmark"])
+@pytest.mark.parametrize("verb", ["segment", "evaluate", "rank", "train", "benchmark"])
 def test_verbs_in_python_have_its_help(verb: str, tmp_path: Path) -> None:
     done = _run(verb, "--help", VENV=str(fake_environment(tmp_path)))
     assert done.returncode == 0, done.stderr

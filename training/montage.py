@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from inference.formats.ct import read_ct
-from inference.geometry import RoiSpec
-from inference.method.roi import extract_roi, place_roi
+from inference.geometry import RoiSpec, resample
+from inference.method.roi import normalise, place_roi
 from training.cache import LabelMap
 from training.chain import PRESETS
 from training.synthetic import SyntheticPatients
@@ -42,7 +42,7 @@ def draw_montage(
     panels = []
     for path in real:
         ct = read_ct(path)
-        image = extract_roi(ct.hu, place_roi(ct.hu.shape, ct.spacing_mm, config.roi))
+        image = normalise(resample(ct.hu, place_roi(ct.hu.shape, ct.spacing_mm, config.roi)), config.roi)
         panels.append(_panel(image, [n // 2 for n in image.shape], "R"))
     patients = SyntheticPatients(maps, config, config.sampling)
     for i in range(synthetic):

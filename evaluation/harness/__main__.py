@@ -5,9 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 from evaluation.harness.engine import DOCKER, Contestant, Limits, find_or_build, is_available
-from evaluation.harness.trial import Mode, Result, Row, append_rows, as_row, open_data_set, try_container
+from evaluation.harness.trial import (
+    Mode,
+    Result,
+    Row,
+    append_rows,
+    as_row,
+    board_order,
+    open_data_set,
+    try_container,
+)
 from inference.exit_codes import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from inference.runner.cases import UsageError
 
@@ -43,7 +53,8 @@ def main(
     """Run containers as an organiser does: offline, read-only, without rights, under limits.
 
     IMAGE is an image's name or a folder with a Dockerfile. Checks that label maps are there, on the CT's
-    grid, in {0, 1, 2} and nobody's in particular, scores them, and prints a row for each image and mode.
+    grid, in {0, 1, 2} and nobody's in particular, scores them, and prints a row for each image and mode. The
+    board keeps the image's digest and the scores of each case, and stays sorted.
     Exit code 0: all passed. 1: some did not. 2: wrong usage.
     """
     try:
@@ -59,16 +70,37 @@ def main(
         rows = []
         for contestant in contestants:
             for each in modes:
-                result = try_container(contestant, each, data, rules)
+                with _Progress(f"{contestant.image} ({each})", len(data.cases)) as progress:
+                    result = try_container(contestant, each, data, rules, progress=progress.add)
                 rows.append(_tell(result))
+                if board is not None:
+                    append_rows(board, rows[-1:])  # what is done is kept, whatever comes next
     except UsageError as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_USAGE)
-    rows.sort(key=lambda row: (not row.passed, -row.mean))
+    rows.sort(key=board_order)
     _print(rows)
-    if board is not None:
-        append_rows(board, rows)
     sys.exit(EXIT_OK if all(row.passed for row in rows) else EXIT_SOME_FAILED)
+
+
+class _Progress:
+    """A bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name, self._total, self._done = name, total, 0
+        self._bar: Any = tqdm(total=total, desc=name, unit="case", disable=None, leave=False)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add(self, n_cases: int) -> None:
+        self._done += n_cases
+        self._bar.update(n_cases)
+        if self._bar.disable:
+            click.echo(f"{self._name}: {self._done} of {self._total} cases done", err=True)
 
 
 def _tell(result: Result) -> Row:

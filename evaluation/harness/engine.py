@@ -95,6 +95,13 @@ def find_or_build(name: str) -> str:
     return name
 
 
+def digest_of(image: str) -> str:
+    """The digest that an image was pulled by, else its own ID; "" where the engine does not say."""
+    form = "{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}"
+    done = _engine("image", "inspect", "--format", form, image)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def hardening(limits: Limits) -> list[str]:
     """The engine's flags for these rules."""
     return [

@@ -5,14 +5,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from evaluation.harness.checks import MHD_VOXELS, Finding, check_outputs, check_run
-from evaluation.harness.engine import Contestant, Limits, run_container
+from evaluation.harness.engine import Contestant, Limits, digest_of, run_container
 from inference.formats.staging import staged
 from inference.runner.cases import GRAND_CHALLENGE_INPUTS, Case, UsageError, find_cases
 
@@ -37,18 +37,25 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a trial: findings (none: passed), Dice by case, and wall time of the containers."""
+    """What came of a trial: findings (none: passed), Dice by case, and wall time of the containers.
+
+    `digest` is the image's identity, by which the same image is known again.
+    """
 
     contestant: Contestant
     mode: Mode
     findings: tuple[Finding, ...]
     scores: dict[str, tuple[float, float]]
     seconds: float
+    digest: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the leaderboard; Dice are means over all cases, 0 for those without a usable label map."""
+    """A line of the leaderboard; Dice are means over all cases, 0 for those without a usable label map.
+
+    `scores` holds them for each case: in a board that is JSON as an object, in CSV as JSON text.
+    """
 
     date: str
     image: str
@@ -60,6 +67,8 @@ class Row:
     mean: float
     seconds: float
     reasons: str
+    digest: str = ""
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def open_data_set(root: Path, truth: Path) -> DataSet:
@@ -77,8 +86,23 @@ def open_data_set(root: Path, truth: Path) -> DataSet:
     return DataSet(root, truth, cases)
 
 
-def try_container(contestant: Contestant, mode: Mode, data: DataSet, limits: Limits) -> Result:
-    """Run a container on a data set; check and score what it wrote."""
+def try_container(
+    contestant: Contestant,
+    mode: Mode,
+    data: DataSet,
+    limits: Limits,
+    *,
+    progress: Callable[[int], None] = lambda n_cases: None,
+) -> Result:
+    """Run a container on a data set; check and score what it wrote.
+
+    Args:
+        contestant: the image.
+        mode: a container for each case, or one for all.
+        data: what it runs on.
+        limits: what it may use.
+        progress: called with the number of cases whenever some are done.
+    """
     batches = [list(data.cases)] if mode == "batch" else [[case] for case in data.cases]
     findings: list[Finding] = []
     scores: dict[str, tuple[float, float]] = {}
@@ -97,7 +121,8 @@ def try_container(contestant: Contestant, mode: Mode, data: DataSet, limits: Lim
         findings += [*faults, *more]
         scores |= batch_scores
         seconds += run.seconds
-    return Result(contestant, mode, tuple(findings), scores, seconds)
+        progress(len(batch))
+    return Result(contestant, mode, tuple(findings), scores, seconds, digest_of(contestant.image))
 
 
 def as_row(result: Result) -> Row:
@@ -114,32 +139,74 @@ def as_row(result: Result) -> Row:
         mean=round((kidney + tumor) / 2, 4),
         seconds=round(result.seconds, 1),
         reasons=" ".join(dict.fromkeys(finding.reason for finding in result.findings)),
+        digest=result.digest,
+        scores={
+            case: {"kidney": round(kidney, 4), "tumor": round(tumor, 4)}
+            for case, (kidney, tumor) in result.scores.items()
+        },
     )
 
 
 def append_rows(board: Path, rows: Sequence[Row]) -> None:
-    """Add rows to a leaderboard: JSON where its name says so, else CSV; made where it is not there yet.
+    """Add rows to a leaderboard, which stays sorted: those that passed first, by their mean.
+
+    JSON where its name says so, else CSV; made where it is not there yet. Boards of earlier versions, without
+    digests and scores of cases, are taken.
 
     Raises:
         UsageError: it cannot be written, or what is there is no leaderboard.
     """
     try:
         board.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not board.exists()
-        if board.suffix == ".json":
-            earlier = [] if is_new else json.loads(board.read_text())
-            with staged(board) as partial:
-                partial.write_text(json.dumps(earlier + [asdict(row) for row in rows], indent=1) + "\n")
-            return
-        with board.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-            if is_new:
-                writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-    except (OSError, ValueError, TypeError) as error:
+        merged = sorted([*_read_board(board), *rows], key=board_order)
+        with staged(board) as partial:
+            _write_board(partial, merged, is_json=board.suffix == ".json")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
             f"{board}: no leaderboard that can be written ({error}). Name another file"
         ) from error
+
+
+def board_order(row: Row) -> tuple[bool, float]:
+    """By which a board is sorted."""
+    return (not row.passed, -row.mean)
+
+
+def _read_board(board: Path) -> list[Row]:
+    if not board.exists():
+        return []
+    if board.suffix == ".json":
+        return [Row(**row) for row in json.loads(board.read_text(encoding="utf-8"))]
+    with board.open(newline="", encoding="utf-8") as file:
+        return [_typed(row) for row in csv.DictReader(file)]
+
+
+def _typed(row: dict[str, str]) -> Row:
+    return Row(
+        date=row["date"],
+        image=row["image"],
+        mode=row["mode"],
+        passed=row["passed"] == str(True),
+        cases=int(row["cases"]),
+        kidney=float(row["kidney"]),
+        tumor=float(row["tumor"]),
+        mean=float(row["mean"]),
+        seconds=float(row["seconds"]),
+        reasons=row["reasons"],
+        digest=row.get("digest") or "",
+        scores=json.loads(row.get("scores") or "{}"),
+    )
+
+
+def _write_board(path: Path, rows: Sequence[Row], *, is_json: bool) -> None:
+    records = [asdict(row) for row in rows]
+    if is_json:
+        path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows({**record, "scores": json.dumps(record["scores"])} for record in records)
 
 
 def _stage(case: Case, root: Path, target: Path) -> None:

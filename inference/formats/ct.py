@@ -48,6 +48,8 @@ BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
 def read_ct(path: str | Path, *, series: str | None = None) -> Ct:
     """Read a NIfTI, MetaImage or NRRD file, or a CT series of a folder with DICOM files.
 
+    Whatever the values: label maps are read too. `volume.check_hounsfield` tells whether they can be a CT's.
+
     Args:
         path: the file or the folder.
         series: the series instance UID; needed only where a folder has several CT series.

@@ -147,7 +147,7 @@ def checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float6
     return np.asarray(affine, dtype=np.float64)
 
 
-def check_hounsfield(path: Path, hu: NDArray[np.int16]) -> None:
+def check_hounsfield(path: str | Path, hu: NDArray[np.int16]) -> None:
     """Refuse an image that can be no CT in HU.
 
     Every CT of a trunk holds air or fat and soft tissue. Padding around the scan says nothing: it is one

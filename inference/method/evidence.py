@@ -6,15 +6,13 @@ from scipy import ndimage
 
 from ..networks.weights import WeightsMetadata
 from .method import DEFAULT, Method
-from .postprocess import CONNECTIVITY_26, Box, Structures, keep_kidneys
+from .postprocess import CONNECTIVITY_26, Array, Box, Structures, keep_kidneys
 
 TISSUE_HU, FAT_HU = -160.0, -30.0
 """Above the first is no air; fat lies between the two."""
 CENTRAL_MM = 95.0
 """Central is what reaches no farther to the left or right of the CT's middle. Kidneys above 500 ml reach
 108 mm or more in KiTS19's 210 label maps (a horseshoe kidney 123), bladders and pelvic masses 51 to 78 mm."""
-
-Array = NDArray[np.float32]
 
 
 def segment_kidneys(

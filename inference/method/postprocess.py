@@ -12,10 +12,8 @@ from ..geometry import KIDNEY, TUMOR, Roi, Shape
 MAX_STRUCTURES = 3
 MIN_STRUCTURE_MM3 = 10_000.0
 CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
-
-ROUNDING = 1e-5
-"""Relative; sums of eight float32 are far more exact."""
-
+ROUNDING = 1e-5  # relative; sums of eight float32 are far more exact
+Array = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 
 
@@ -56,33 +54,20 @@ def keep_kidneys(
             if is_kidney(components[z, y, x] == i + 1, (z, y, x)):
                 kept.append(int(i))
     new_id = np.zeros(len(boxes) + 1, dtype=np.uint8)
-    for rank, component in enumerate(kept, start=1):
-        new_id[component + 1] = rank
-    return Structures(
-        ids=new_id[components],
-        boxes=tuple(boxes[i] for i in kept),
-        volumes_mm3=tuple(float(volumes[i]) for i in kept),
-    )
+    new_id[np.array(kept, dtype=int) + 1] = range(1, len(kept) + 1)
+    return Structures(new_id[components], tuple(boxes[i] for i in kept), tuple(volumes[kept].tolist()))
 
 
 def keep_tumors(
-    tumor: NDArray[np.float32],
-    structures: Structures,
-    threshold: float,
-    *,
-    min_share: float,
-    min_vox: float = 0.0,
-) -> NDArray[np.float32]:
-    """Probabilities without pieces outside the kidneys or small beside another in theirs (not in the paper).
+    tumor: Array, structures: Structures, threshold: float, *, min_share: float, min_vox: float = 0.0
+) -> Array:
+    """Probabilities, 0 in pieces outside the kidneys or small beside another in theirs (not in the paper).
 
     Args:
         tumor, structures: probabilities (z, y, x) on the ROI grid, and what `keep_kidneys` kept.
         threshold: a voxel belongs to the tumor above it; pieces are 26-connected.
         min_share: of the voxels of the largest piece that overlaps the same structure.
         min_vox: least size of a piece, in voxels.
-
-    Returns:
-        The same, 0 in every piece that overlaps no structure, or is too small.
     """
     is_tumor = tumor > threshold
     pieces, count = ndimage.label(is_tumor, CONNECTIVITY_26)
@@ -96,14 +81,14 @@ def keep_tumors(
 
 
 def grow_by_tumor(
-    kidney: NDArray[np.float32],
-    tumor: NDArray[np.float32],
+    kidney: Array,
+    tumor: Array,
     structures: Structures,
     *,
     reach_vox: int,
     kidney_threshold: float,
     tumor_threshold: float,
-) -> tuple[NDArray[np.float32], Structures]:
+) -> tuple[Array, Structures]:
     """Kidneys with the parts of their tumors that the kidney network left out (not in the paper).
 
     Only tumors that overlap a kidney belong to it.
@@ -133,8 +118,8 @@ def grow_by_tumor(
 
 
 def restore(
-    kidney: NDArray[np.float32],
-    tumor: NDArray[np.float32],
+    kidney: Array,
+    tumor: Array,
     structures: Structures,
     roi: Roi,
     ct_shape: Shape,
@@ -187,12 +172,11 @@ def restore(
     return restored, tuple(voxels)
 
 
-def _boxes_above(values: NDArray[np.float32], threshold: float, roi: Roi, target: Box) -> Iterator[Box]:
+def _boxes_above(values: Array, threshold: float, roi: Roi, target: Box) -> Iterator[Box]:
     """The part of `target` in which a mean of neighbouring values may be above a threshold; none, or one."""
     is_near = values > threshold * (1 - ROUNDING)
     for box in ndimage.find_objects(is_near.view(np.uint8)):
-        ct_shape = (target[0].stop, target[1].stop, target[2].stop)
-        reach = _ct_box(box, roi, ct_shape)
+        reach = _ct_box(box, roi, (target[0].stop, target[1].stop, target[2].stop))
         z, y, x = (slice(max(a.start, b.start), b.stop) for a, b in zip(target, reach, strict=True))
         yield z, y, x
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import Roi, RoiSpec, Shape, Vector, resample
+from ..geometry import Roi, RoiSpec, Shape, Vector
 
 
 def place_roi(
@@ -36,8 +36,3 @@ def normalise(hu: NDArray[np.float32], spec: RoiSpec) -> NDArray[np.float32]:
         low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
     scale = 1.0 / (high - low) if high > low else 0.0
     return np.nan_to_num(np.clip((hu - np.float32(low)) * np.float32(scale), 0.0, 1.0), copy=False, nan=0.0)
-
-
-def extract_roi(hu: NDArray[np.int16], roi: Roi) -> NDArray[np.float32]:
-    """A CT in HU, (z, y, x) → the network's input, float32 in [0, 1] of shape `roi.spec.shape_vox`."""
-    return normalise(resample(hu, roi), roi.spec)

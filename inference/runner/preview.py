@@ -9,9 +9,10 @@ from scipy import ndimage
 
 from ..formats.ct import Ct
 from ..formats.staging import staged
-from ..geometry import KIDNEY, TUMOR
+from ..geometry import KIDNEY, TUMOR, Shape
+from .findings import Findings
+from .slices import WINDOW_HU, Slice, cut, fullest, grey
 
-WINDOW_HU = (-160.0, 240.0)
 PIXEL_MM = 0.8
 FIELD_MM = 400.0
 """Longest side of a panel: a whole-body scan is shown around its kidneys only."""
@@ -19,86 +20,80 @@ COLOURS = {KIDNEY: (80, 220, 120), TUMOR: (255, 70, 70)}
 TEXT_COLOUR = (235, 235, 235)
 MARGIN_PX = 8
 FONT_PX = 15
+LINE_PX = 22
+"""Height of a line of text, of which there are two above the panels."""
 
 
-def write_preview(path: Path, ct: Ct, labels: NDArray[np.uint8]) -> None:
-    """Write three planes through the largest tumor, or else through the kidneys, as one PNG.
+def write_preview(path: Path, name: str, ct: Ct, labels: NDArray[np.uint8], findings: Findings) -> None:
+    """Write three planes through the largest tumor, or else through the largest kidney, as one PNG.
 
-    Radiological orientation: the patient's right is on the viewer's left, sagittal planes look from the
-    patient's left with anterior on the left. Pixels are square in millimetres.
+    Each plane is the one with most of that structure. Above them stand the case, its volumes and the window,
+    in each its index in the file and its position (LPS). Radiological orientation: the patient's right is on
+    the viewer's left, sagittal planes look from the patient's left with anterior on the left. Pixels are
+    square in millimetres.
 
     Args:
         path: the PNG file. Missing folders are made.
+        name: the case's.
         ct: the CT.
         labels: (z, y, x), same voxels as the CT's.
+        findings: of these labels.
 
     Raises:
         OSError: the picture cannot be written.
     """
-    focus = _focus(labels)
-    panels = [
-        _panel(ct, labels, focus, axis, title)
-        for axis, title in ((0, "axial"), (1, "coronal"), (2, "sagittal"))
-    ]
+    centre = _centre(findings, labels.shape)
+    panels = [_panel(cut(ct, labels, axis, centre, FIELD_MM)) for axis in range(3)]
+    font = ImageFont.load_default(FONT_PX)
+    lines = [_title(name, findings), f"window {WINDOW_HU[0]:.0f} to {WINDOW_HU[1]:.0f} HU; research use only"]
     width = sum(panel.width for panel in panels) + MARGIN_PX * (len(panels) + 1)
-    height = max(panel.height for panel in panels) + 2 * MARGIN_PX
+    width = max(width, *(round(font.getlength(line)) + 2 * MARGIN_PX for line in lines))
+    top = MARGIN_PX + len(lines) * LINE_PX
+    height = max(panel.height for panel in panels) + top + MARGIN_PX
     picture = Image.new("RGB", (width, height))
+    draw = ImageDraw.Draw(picture)
+    for i, line in enumerate(lines):
+        draw.text((MARGIN_PX, MARGIN_PX // 2 + i * LINE_PX), line, TEXT_COLOUR, font)
     left = MARGIN_PX
     for panel in panels:
-        picture.paste(panel, (left, (height - panel.height) // 2))
+        picture.paste(panel, (left, top + (height - top - MARGIN_PX - panel.height) // 2))
         left += panel.width + MARGIN_PX
     with staged(path) as partial:
         picture.save(partial, format="PNG")
 
 
-def _focus(labels: NDArray[np.uint8]) -> tuple[int, int, int]:
-    """The voxel (z, y, x) all planes pass through: where most of the wanted label lies on each axis."""
-    wanted = next((label for label in (TUMOR, KIDNEY) if np.any(labels == label)), None)
-    if wanted is None:
-        z, y, x = (n // 2 for n in labels.shape)
-        return (z, y, x)
-    box = ndimage.find_objects((labels == wanted).astype(np.uint8))[0]
-    components, _ = ndimage.label(labels[box] == wanted)
-    largest = components == 1 + int(np.argmax(np.bincount(components.ravel())[1:]))
-    z = int(largest.sum((1, 2)).argmax())
-    x = int(largest.sum((0, 1)).argmax())
-    y = int(largest[z].sum(1).argmax())
-    return (box[0].start + z, box[1].start + y, box[2].start + x)
+def _title(name: str, findings: Findings) -> str:
+    kidneys = ", ".join(f"{kidney.name}: {kidney.ml} ml" for kidney in findings.kidneys)
+    tumors = ", ".join(f"{tumor.name}: {tumor.ml} ml" for tumor in findings.tumors)
+    return f"{name}    {kidneys or 'no kidney found'}; {tumors or 'no tumor'}"
 
 
-def _panel(
-    ct: Ct, labels: NDArray[np.uint8], focus: tuple[int, int, int], axis: int, title: str
-) -> Image.Image:
-    rows, columns = (a for a in range(3) if a != axis)
-    plane = tuple(
-        focus[a] if a == axis else _field(labels.shape[a], ct.spacing_mm[a], focus[a]) for a in range(3)
-    )
-    hu = np.asarray(ct.hu[plane], dtype=np.float32)
-    zoom = [ct.spacing_mm[a] / PIXEL_MM for a in (rows, columns)]
-    grey = ndimage.zoom(np.clip(hu, *WINDOW_HU), zoom, order=1, mode="nearest", grid_mode=True)
-    grey = (grey - WINDOW_HU[0]) * (255 / (WINDOW_HU[1] - WINDOW_HU[0]))
-    pixels = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+def _centre(findings: Findings, shape: tuple[int, ...]) -> Shape:
+    """The voxel (z, y, x) that the planes go through, where the largest structure has most on each axis."""
+    parts = findings.parts
+    wanted = parts.tumors == 1 if findings.tumors else parts.kidneys == 1
+    if not wanted.size:
+        z, y, x = (n // 2 for n in shape)
+    else:
+        z, y, x = (parts.box[axis].start + fullest(wanted, axis) for axis in range(3))
+    return (z, y, x)
+
+
+def _panel(piece: Slice) -> Image.Image:
+    pixels = np.repeat(grey(piece, PIXEL_MM)[..., None], 3, axis=2)
+    zoom = [mm / PIXEL_MM for mm in piece.voxel_mm]
     for label, colour in COLOURS.items():
         # the kidney's outline runs around its tumor too, as in KiTS: kidney and masses together
-        mask = labels[plane] >= label
-        mask = ndimage.zoom(mask.astype(np.uint8), zoom, order=0, mode="nearest", grid_mode=True) > 0
+        mask = (piece.labels >= label).astype(np.uint8)
+        mask = ndimage.zoom(mask, zoom, order=0, mode="nearest", grid_mode=True) > 0
         pixels[mask & ~ndimage.binary_erosion(mask, iterations=1)] = colour
-    if rows == 0:
-        pixels = pixels[::-1]  # superior at the top
     panel = Image.fromarray(np.ascontiguousarray(pixels))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(FONT_PX)
-    draw.text((4, 2), title, TEXT_COLOUR, font)
-    if axis != 2:
-        draw.text((4, panel.height // 2), "R", TEXT_COLOUR, font)
-        draw.text((panel.width - FONT_PX, panel.height // 2), "L", TEXT_COLOUR, font)
-    else:
-        draw.text((4, panel.height // 2), "A", TEXT_COLOUR, font)
-        draw.text((panel.width - FONT_PX, panel.height // 2), "P", TEXT_COLOUR, font)
+    plane, place_mm = piece.caption.split(", ", 1)
+    texts = [((4, 2), plane), ((4, panel.height - LINE_PX), place_mm)]
+    texts += [
+        ((x, panel.height // 2), e) for x, e in zip((4, panel.width - FONT_PX), piece.edges, strict=True)
+    ]
+    for place, text in texts:
+        draw.text(place, text, TEXT_COLOUR, font, stroke_width=1, stroke_fill=(0, 0, 0))
     return panel
-
-
-def _field(n_voxels: int, spacing_mm: float, centre: int) -> slice:
-    """At most `FIELD_MM` of an axis, around the centre and as far as it reaches inside the CT."""
-    length = min(n_voxels, max(1, round(FIELD_MM / spacing_mm)))
-    start = min(max(0, centre - length // 2), n_voxels - length)
-    return slice(start, start + length)

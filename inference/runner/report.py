@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,10 @@ from ..formats.staging import staged
 from ..networks.backends import Backend
 from ..networks.cascade import CascadeWeights
 from ..networks.weights import Weights
+from .product import processor, product
 
+SCHEMA_VERSION = 1
+"""Of the report (docs/report.schema.json); raised when a field goes or changes its meaning."""
 PACKAGES = ("torch", "openvino", "SimpleITK", "pydicom", "numpy", "scipy", "nibabel")
 
 Status = Literal["written", "skipped", "failed", "background"]
@@ -36,8 +40,11 @@ class CaseReport:
         voxels: of the written label map: "kidney" (label 1) and "tumor" (label 2).
         kidney_ml, tumor_ml: their volumes.
         structures: kidney and tumor ml of each structure (a kidney with its tumors), largest first, and the
-            side of the image centre it lies on ("left" is the patient's left).
-        warnings: what looked odd but did not stop the case.
+            side of the body's middle it lies on ("left" is the patient's left).
+        input: `spacing_mm` and `shape_vox` (z, y, x) of the CT, and `dicom`: its UIDs, where it has any.
+        kidneys, tumors: what was measured of each (`runner.findings`).
+        flags: reasons to look at the result (`runner.flags`), each with `rule` and `text`.
+        warnings: what looked odd about the input but did not stop the case.
         error: why it failed: file, cause, remedy in one line.
         recipe: what its label map depends on besides the CT: the weights' digests, and options.
     """
@@ -52,6 +59,10 @@ class CaseReport:
     kidney_ml: float | None = None
     tumor_ml: float | None = None
     structures: list[dict[str, Any]] = field(default_factory=list)
+    input: dict[str, Any] | None = None
+    kidneys: list[dict[str, Any]] = field(default_factory=list)
+    tumors: list[dict[str, Any]] = field(default_factory=list)
+    flags: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -118,6 +129,10 @@ def write_report(path: Path, cases: Sequence[CaseReport], run: dict[str, Any]) -
     """
     versions = {package: _version(package) for package in PACKAGES}
     content = {
+        "schema_version": SCHEMA_VERSION,
+        "product": product(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
         "run": run,
         "versions": {"python": platform.python_version(), **versions},
         "cases": [asdict(case) for case in cases],

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,31 @@ from ..formats.ct import (
     write_label_map,
     write_roi_volume,
 )
+from ..formats.dicom_identity import read_uids
 from ..formats.staging import sweep
 from ..formats.volume import check_hounsfield
 from ..method.method import DEFAULT, Method
-from ..method.segment import SegmentedCt, segment
+from ..method.segment import Progress, SegmentedCt, segment
 from ..networks.backends import DeviceMemoryError
 from ..networks.cascade import Cascade
 from .cases import Case
+from .findings import Findings, Probabilities, measure, take_apart
+from .flags import Facts, find_flags
+from .page import Page
 from .preview import write_preview
+from .progress import CaseCounter, both
 from .report import CaseReport
 from .stop import WRITE_LOCK
 
 log = logging.getLogger("inference")
 
-LabelWriter = Callable[[Path, NDArray[np.uint8], NativeGrid, Path], None]
-"""(file to write, labels (z, y, x), the CT's grid, the CT's own file or folder) → the file, whole."""
+LabelWriter = Callable[[Path, NDArray[np.uint8], NativeGrid, Path, Findings], None]
+"""(file to write, labels (z, y, x), the CT's grid, its own file or folder, findings) → the file, whole."""
 
 
-def write_as_label_map(path: Path, labels: NDArray[np.uint8], native: NativeGrid, source: Path) -> None:
+def write_as_label_map(
+    path: Path, labels: NDArray[np.uint8], native: NativeGrid, source: Path, findings: Findings
+) -> None:
     """The usual `LabelWriter`, which needs no more than the grid of the source."""
     write_label_map(path, labels, native)
 
@@ -59,6 +66,7 @@ class Options:
         background_on_error: write an all-background label map for a case that failed.
         previews: folder for preview pictures.
         probabilities: folder for the probability maps on the ROI grid.
+        page: takes pictures of each result.
         write_labels: how outputs are written.
     """
 
@@ -70,6 +78,7 @@ class Options:
     background_on_error: bool = False
     previews: Path | None = None
     probabilities: Path | None = None
+    page: Page | None = None
     write_labels: LabelWriter = write_as_label_map
 
 
@@ -80,6 +89,7 @@ def run_cases(
     *,
     done: Callable[[list[CaseReport]], None] = lambda reports: None,
     fallback: Callable[[], Cascade] | None = None,
+    progress: Callable[[str, float], None] = lambda what, n_done: None,
 ) -> list[CaseReport]:
     """Segment all cases; none's failure costs another's result.
 
@@ -89,6 +99,8 @@ def run_cases(
         options: of the run.
         done: called with all finished records whenever a case is finished.
         fallback: gives networks on the CPU, for a case that the GPU has no memory for.
+        progress: called whenever a stage of a case begins, with the case and its stage, and with how many
+            cases are done, a fraction for the one that is computed.
     """
     finished: list[CaseReport] = []
     outdated: dict[str, CaseReport] = {}  # to be done again; until then the report says how they were made
@@ -124,20 +136,24 @@ def run_cases(
         def read_ahead(index: int) -> Future[Ct] | None:
             return reader.submit(_read, *waiting[index]) if index < len(waiting) else None
 
+        counter, n_skipped = CaseCounter(progress), len(finished)
         reading = read_ahead(0)
         writing: Future[None] | None = None
         for index, (case, report) in enumerate(waiting):
             assert reading is not None
             current, reading = reading, read_ahead(index + 1)  # starts as soon as the current one is read
             ct, segmented = None, None
+            told = counter.begin(case.name, n_skipped + index)
+            told("read", 0.0)
             try:
                 ct = current.result()
-                segmented = _segment(ct, cascade, report, options, fallback)
+                segmented = _segment(ct, cascade, report, options, fallback, told)
             except Exception as error:
                 _note_failure(report, error)
+            told("write", 0.0)
             if writing is not None:
                 writing.result()  # one case behind, not more: results must not pile up in memory
-            writing = writer.submit(_write, case, report, ct, segmented, options, finish)
+            writing = writer.submit(_write, case, report, ct, segmented, cascade, options, finish)
         if writing is not None:
             writing.result()
     return finished
@@ -163,15 +179,16 @@ def _segment(
     report: CaseReport,
     options: Options,
     fallback: Callable[[], Cascade] | None,
+    progress: Progress,
 ) -> SegmentedCt:
     """On the GPU; where its memory does not suffice, once more on the CPU."""
     try:
-        return segment(ct.hu, ct.spacing_mm, cascade, options.method, report.timer())
+        return segment(ct.hu, ct.spacing_mm, cascade, options.method, both(report.timer(), progress))
     except DeviceMemoryError:
         if fallback is None:
             raise
     report.warnings.append("the GPU ran out of memory: segmented on the CPU")
-    return segment(ct.hu, ct.spacing_mm, fallback(), options.method, report.timer())
+    return segment(ct.hu, ct.spacing_mm, fallback(), options.method, both(report.timer(), progress))
 
 
 def _read(case: Case, report: CaseReport) -> Ct:
@@ -188,24 +205,31 @@ def _write(
     report: CaseReport,
     ct: Ct | None,
     segmented: SegmentedCt | None,
+    cascade: Cascade,
     options: Options,
     finish: Callable[[CaseReport], None],
 ) -> None:
     with WRITE_LOCK:
-        _write_locked(case, report, ct, segmented, options)
+        _write_locked(case, report, ct, segmented, cascade, options)
         finish(report)
 
 
 def _write_locked(
-    case: Case, report: CaseReport, ct: Ct | None, segmented: SegmentedCt | None, options: Options
+    case: Case,
+    report: CaseReport,
+    ct: Ct | None,
+    segmented: SegmentedCt | None,
+    cascade: Cascade,
+    options: Options,
 ) -> None:
     try:
         if ct is not None and segmented is not None:
-            _describe(report, ct, segmented)
-            _write_extras(case, report, ct, segmented, options)
+            with report.timed("measure"):
+                findings = _describe(report, ct, segmented, cascade)
+            _write_extras(case, report, ct, segmented, findings, options)
             with report.timed("write"):
                 labels = segmented.labels
-                options.write_labels(options.output / case.output, labels, ct.native, case.source)
+                options.write_labels(options.output / case.output, labels, ct.native, case.source, findings)
             report.status = "written"
     except Exception as error:
         _note_failure(report, error)
@@ -213,14 +237,20 @@ def _write_locked(
         _write_background(case, report, ct, options)
 
 
-def _write_extras(case: Case, report: CaseReport, ct: Ct, segmented: SegmentedCt, options: Options) -> None:
-    """Previews and probabilities; where they cannot be written, the label map still counts."""
+def _write_extras(
+    case: Case, report: CaseReport, ct: Ct, segmented: SegmentedCt, findings: Findings, options: Options
+) -> None:
+    """Pictures and probabilities; where they cannot be written, the label map still counts."""
+    labels = segmented.labels
     try:
         if options.probabilities is not None:
             _write_probabilities(options.probabilities / case.name, ct, segmented)
         if options.previews is not None:
             with report.timed("preview"):
-                write_preview(options.previews / f"{case.name}.png", ct, segmented.labels)
+                write_preview(options.previews / f"{case.name}.png", case.name, ct, labels, findings)
+        if options.page is not None:
+            with report.timed("page"):
+                options.page.add(case.name, ct, labels, findings)
     except Exception as error:
         report.warnings.append(f"preview or probabilities not written ({type(error).__name__}: {error})")
         log.debug("traceback of %s", report.name, exc_info=error)
@@ -231,7 +261,8 @@ def _write_background(case: Case, report: CaseReport, ct: Ct | None, options: Op
     try:
         native = read_native_grid(case.source) if ct is None else ct.native
         background = np.zeros(native.canonical_shape, dtype=np.uint8)
-        options.write_labels(options.output / case.output, background, native, case.source)
+        findings = Findings(take_apart(background, native.spacing_mm))
+        options.write_labels(options.output / case.output, background, native, case.source, findings)
         report.status = "background"
     except Exception as error:
         log.error("%s: no background map either: %s", case.name, error)
@@ -242,30 +273,37 @@ def _write_probabilities(folder: Path, ct: Ct, segmented: SegmentedCt) -> None:
         write_roi_volume(folder.with_name(f"{folder.name}_{stage}.nii.gz"), values, segmented.roi, ct.native)
 
 
-def _describe(report: CaseReport, ct: Ct, segmented: SegmentedCt) -> None:
-    """Volumes, voxel counts and what is worth a warning, of the label map that will be written."""
+def _describe(report: CaseReport, ct: Ct, segmented: SegmentedCt, cascade: Cascade) -> Findings:
+    """Measure the label map that will be written; the record takes all of it."""
+    labels, structures = segmented.labels, segmented.structures
+    networks = Probabilities(
+        segmented.roi,
+        segmented.kidney_on_roi,
+        segmented.tumor_on_roi,
+        structures.ids > 0,
+        cascade.kidney_metadata.threshold,
+        cascade.tumor_metadata.threshold,
+    )
+    parts = take_apart(labels, ct.spacing_mm, structures.ids, segmented.roi)
+    findings = measure(ct, labels, parts, networks)
     voxel_ml = float(np.prod(ct.spacing_mm)) / 1000
-    centre_x = (segmented.roi.spec.shape_vox[2] - 1) / 2
-    for (kidney, tumor), box in zip(segmented.voxels, segmented.structures.boxes, strict=True):
-        side = "left" if (box[2].start + box[2].stop - 1) / 2 > centre_x else "right"
-        report.structures.append(
-            {
-                "side": side,
-                "kidney_ml": round(kidney * voxel_ml, 2),
-                "tumor_ml": round(tumor * voxel_ml, 2),
-            }
-        )
     kidneys, tumors = (sum(counts[i] for counts in segmented.voxels) for i in (0, 1))
     report.voxels = {"kidney": kidneys, "tumor": tumors}
     report.kidney_ml, report.tumor_ml = round(kidneys * voxel_ml, 2), round(tumors * voxel_ml, 2)
-    if not segmented.structures.boxes:
-        report.warnings.append("no kidney found: the label map is all background")
-    for box in segmented.structures.boxes:
-        low = segmented.roi.to_ct_index((box[0].start - 0.5, 0, 0))[0]
-        high = segmented.roi.to_ct_index((box[0].stop - 0.5, 0, 0))[0]
-        if low <= 0 or high >= ct.hu.shape[0] - 1:
-            report.warnings.append("a kidney reaches the first or last slice: the scan may cut it")
-            break
+    report.input = {
+        "spacing_mm": [round(s, 6) for s in ct.spacing_mm],
+        "shape_vox": list(ct.hu.shape),
+        "dicom": read_uids(ct.native.dicom_files),
+    }
+    report.kidneys = [asdict(kidney) for kidney in findings.kidneys]
+    report.tumors = [asdict(tumor) for tumor in findings.tumors]
+    report.structures = [
+        {"side": kidney.side, "kidney_ml": kidney.ml, "tumor_ml": kidney.tumor_ml}
+        for kidney in findings.kidneys
+    ]
+    flags = find_flags(Facts(findings, ct.spacing_mm, int(ct.hu.min())))
+    report.flags = [asdict(flag) for flag in flags]
+    return findings
 
 
 def _note_failure(report: CaseReport, error: Exception) -> None:
@@ -288,6 +326,8 @@ def _note_failure(report: CaseReport, error: Exception) -> None:
 def _log_outcome(report: CaseReport, number: int, total: int) -> None:
     for warning in report.warnings if report.status != "skipped" else ():
         log.warning("%s: %s", report.name, warning)
+    for flag in report.flags if report.status != "skipped" else ():
+        log.warning("%s: look at it (%s): %s", report.name, flag["rule"], flag["text"])
     progress = f"[{number}/{total}] {report.name}"
     if report.status == "skipped":
         log.info("%s skipped: %s exists", progress, report.output)

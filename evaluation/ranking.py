@@ -1,0 +1,172 @@
+"""Several submissions on one data set, ranked as KiTS21 and KiTS23 rank: `python -m evaluation.ranking`.
+
+A place by the mean Dice and a place by the mean surface Dice (each over all cases and the three nested
+regions); the mean of both places decides, and where it is the same the Dice of the tumor. A case without a
+usable label map scores 0.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from evaluation.evaluate import find_label_maps, score_case
+from evaluation.metrics import REGIONS
+from evaluation.scoreboard import markdown_table
+from inference.exit_codes import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
+
+DICE, SURFACE = tuple(REGIONS), tuple(f"{region}_surface" for region in REGIONS)
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of the ranking.
+
+    Attributes:
+        place: 1 for the best; the same for submissions that nothing tells apart.
+        submission: its name.
+        dice, surface: means over all cases and regions.
+        tumor: mean Dice of the tumor.
+        dice_place, surface_place: the places by these means; equal means share the better place.
+        cases, missing: all cases, and those without a usable label map.
+    """
+
+    place: int
+    submission: str
+    dice: float
+    surface: float
+    tumor: float
+    dice_place: int
+    surface_place: int
+    cases: int
+    missing: int
+
+
+def rank(scores: Mapping[str, Mapping[str, Scores | None]]) -> list[Place]:
+    """Rank submissions, the best first.
+
+    Args:
+        scores: by submission and case, what `score_regions` gives; None for a case without a usable label
+            map. All have the same cases.
+
+    Raises:
+        ValueError: a submission has other cases than the first one.
+    """
+    cases = set(next(iter(scores.values()), {}))
+    if any(set(own) != cases for own in scores.values()):
+        raise ValueError("the submissions are scored on different cases. Score all on the same ones")
+    dice = {name: _mean(own, DICE) for name, own in scores.items()}
+    surface = {name: _mean(own, SURFACE) for name, own in scores.items()}
+    tumor = {name: _mean(own, ("tumor",)) for name, own in scores.items()}
+    key = {
+        name: ((_place(dice, name) + _place(surface, name)) / 2, -round(tumor[name], 12)) for name in scores
+    }
+    return [
+        Place(
+            1 + sum(other < key[name] for other in key.values()),
+            name,
+            dice[name],
+            surface[name],
+            tumor[name],
+            _place(dice, name),
+            _place(surface, name),
+            len(cases),
+            sum(own is None for own in scores[name].values()),
+        )
+        for name in sorted(scores, key=lambda name: key[name])
+    ]
+
+
+def score_submission(folder: Path, truth: Mapping[str, Path]) -> tuple[dict[str, Scores | None], list[str]]:
+    """KiTS23's six scores of each case of the reference, and what was wrong.
+
+    Args:
+        folder: label maps, in any layout that `evaluate` knows.
+        truth: reference label maps by case.
+    """
+    maps = find_label_maps(folder)
+    scores: dict[str, Scores | None] = {}
+    errors = []
+    for case, reference in tqdm(truth.items(), folder.name, unit="case", disable=None, leave=False):
+        scores[case] = None
+        if case not in maps:
+            errors.append(f"{folder}: no label map of case {case}: it scores 0")
+            continue
+        found = score_case(case, maps[case], reference, metric="kits23")
+        if found.error is None:
+            scores[case] = found.grids["native"]
+        else:
+            errors.append(f"{found.error}: it scores 0")
+    return scores, errors
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("truth", type=click.Path(path_type=Path))
+@click.argument("submissions", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Write the ranking as .csv, or as .json with the scores of each case.")  # fmt: skip
+def main(truth: Path, submissions: tuple[Path, ...], out: Path | None) -> None:
+    """Rank the folders of label maps in SUBMISSIONS against the references in TRUTH, as KiTS23 does.
+
+    A submission is called after its folder. Exit code 0: all label maps were there and usable. 1: some were
+    not (they score 0). 2: wrong usage.
+    """
+    try:
+        if len({folder.resolve().name for folder in submissions}) < len(submissions):
+            raise ValueError("two submissions have one name. Rename a folder")
+        references = find_label_maps(truth)
+        scores, errors = {}, []
+        for folder in submissions:
+            scores[folder.resolve().name], own = score_submission(folder, references)
+            errors += own
+        places = rank(scores)
+        if out is not None:
+            _write(out, places, scores)
+    except (ValueError, OSError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_USAGE)
+    for line in errors:
+        click.echo(line, err=True)
+    click.echo(markdown_table(*_rows(places)))
+    sys.exit(EXIT_SOME_FAILED if errors else EXIT_OK)
+
+
+def _mean(scores: Mapping[str, Scores | None], names: Sequence[str]) -> float:
+    values = [0.0 if own is None else own[name] for own in scores.values() for name in names]
+    return float(sum(values) / len(values)) if values else 0.0
+
+
+def _place(means: Mapping[str, float], name: str) -> int:
+    return 1 + sum(round(mean, 12) > round(means[name], 12) for mean in means.values())
+
+
+def _rows(places: Sequence[Place]) -> tuple[list[str], list[list[str]]]:
+    header = ["submission", "place", "Dice", "surface Dice", "tumor Dice", "by Dice", "by surface", "missing"]
+    rows = [
+        [p.submission, str(p.place), f"{p.dice:.4f}", f"{p.surface:.4f}", f"{p.tumor:.4f}",
+         str(p.dice_place), str(p.surface_place), f"{p.missing} of {p.cases}"]
+        for p in places
+    ]  # fmt: skip
+    return header, rows
+
+
+def _write(out: Path, places: Sequence[Place], scores: Mapping[str, Mapping[str, Scores | None]]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".json":
+        content = {"ranking": [asdict(place) for place in places], "scores": scores}
+        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Place)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(place) for place in places)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m evaluation.ranking")

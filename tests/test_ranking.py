@@ -1,0 +1,92 @@
+"""Submissions ranked as KiTS23 ranks them, by hand."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from evaluation.ranking import DICE, SURFACE, main, rank
+
+
+def scores(dice: float, surface: float, tumor: float | None = None) -> dict[str, float]:
+    """Of one case, the same in all regions; the tumor's Dice may differ, the mean stays."""
+    tumor = dice if tumor is None else tumor
+    rest = (3 * dice - tumor) / 2
+    return {DICE[0]: rest, DICE[1]: rest, DICE[2]: tumor} | dict.fromkeys(SURFACE, surface)
+
+
+def test_both_places_count_alike() -> None:
+    places = rank(
+        {
+            "second": {"a": scores(0.9, 0.7)},  # places 1 and 3
+            "first": {"a": scores(0.8, 0.9)},  # 2 and 1
+            "third": {"a": scores(0.7, 0.8)},  # 3 and 2
+        }
+    )
+    assert [(p.place, p.submission, p.dice_place, p.surface_place) for p in places] == [
+        (1, "first", 2, 1), (2, "second", 1, 3), (3, "third", 3, 2)
+    ]  # fmt: skip
+
+
+def test_the_tumors_dice_breaks_a_tie() -> None:
+    places = rank({"x": {"a": scores(0.9, 0.7, tumor=0.5)}, "y": {"a": scores(0.8, 0.8, tumor=0.6)}})
+    assert [(p.place, p.submission) for p in places] == [(1, "y"), (2, "x")]
+
+
+def test_equals_share_a_place() -> None:
+    places = rank({name: {"a": scores(0.9, 0.7)} for name in "xy"} | {"z": {"a": scores(0.1, 0.1)}})
+    assert [(p.place, p.submission) for p in places] == [(1, "x"), (1, "y"), (3, "z")]
+
+
+def test_a_missing_case_scores_0() -> None:
+    (best, worst) = rank(
+        {"x": {"a": scores(1, 1), "b": None}, "y": {"a": scores(0.6, 0.6), "b": scores(0.6, 0.6)}}
+    )
+    assert (best.submission, worst.submission) == ("y", "x")
+    assert (worst.dice, worst.surface, worst.tumor, worst.missing, worst.cases) == (0.5, 0.5, 0.5, 1, 2)
+
+
+def test_other_cases_are_no_contest() -> None:
+    with pytest.raises(ValueError, match="different cases"):
+        rank({"x": {"a": scores(1, 1)}, "y": {"b": scores(1, 1)}})
+
+
+def save(path: Path, labels: NDArray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels.astype(np.uint8), np.eye(4)), path)
+
+
+@pytest.mark.parametrize("name", ["board.json", "board.csv"])
+def test_the_command(tmp_path: Path, name: str) -> None:
+    labels = np.zeros((20, 20, 20))
+    labels[4:16, 4:16, 4:16] = 1
+    labels[6:10, 6:10, 6:10] = 2
+    for case in ("case_0.nii.gz", "case_1.nii.gz"):
+        save(tmp_path / "truth" / case, labels)
+        save(tmp_path / "perfect" / case, labels)
+        save(tmp_path / "shifted" / case, np.roll(labels, 2, axis=0))
+    save(tmp_path / "late" / "case_0.nii.gz", labels)
+    folders = [tmp_path / folder for folder in ("truth", "late", "shifted", "perfect")]
+    done = CliRunner().invoke(main, [*map(str, folders), "--out", str(tmp_path / name)])
+    assert done.exit_code == 1
+    assert "late: no label map of case 1: it scores 0" in done.stderr
+    first = done.stdout.splitlines()[2]
+    assert [cell.strip() for cell in first.split("|")[1:3]] == ["perfect", "1"]
+    if name.endswith("json"):
+        content = json.loads((tmp_path / name).read_text())
+        assert content["scores"]["late"] == {"0": content["scores"]["perfect"]["0"], "1": None}
+        rows = content["ranking"]
+    else:
+        rows = list(csv.DictReader((tmp_path / name).open()))
+    assert (rows[0]["submission"], float(rows[0]["dice"])) == ("perfect", 1)
+
+
+def test_wrong_usage_is_2(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [str(tmp_path), str(tmp_path / "none")])
+    assert result.exit_code == 2
+    assert "no label maps" in result.stderr
