@@ -209,7 +209,8 @@ def main(cts: Path, truth: Path | None, weights: Path, csv_path: Path | None, on
             rows += found
             for row in found:
                 click.echo(_line(row))
-    _print_rules(rows)
+    if any(row.true is not None or row.ignored for row in rows):
+        _print_rules(rows)
     if csv_path is not None:
         with csv_path.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)

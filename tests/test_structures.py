@@ -1,0 +1,49 @@
+"""The benchmark that measures what the kidney network finds."""
+
+import numpy as np
+import pytest
+
+from benchmarks.structures import IGNORE, View, _print_rules, measure
+from inference.geometry import Roi, RoiSpec
+from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU
+
+SHAPE = (20, 40, 60)
+
+
+def view() -> View:
+    """A body of fat, y 10 to 29 and x 10 to 49, with a kidney on each side: 6 × 6 × 6 and 6 × 6 × 5 cm."""
+    hu = np.full(SHAPE, AIR_HU, dtype=np.float32)
+    hu[:, 10:30, 10:50] = FAT_HU
+    probability = np.full(SHAPE, 0.1, dtype=np.float32)
+    right, left = np.s_[4:10, 19:25, 14:20], np.s_[4:10, 19:25, 41:46]
+    hu[right], hu[left] = KIDNEY_HU, KIDNEY_HU + 20
+    probability[right], probability[left] = 0.98, 0.8
+    truth = np.zeros(SHAPE, dtype=np.uint8)
+    truth[4:7, 19:25, 14:20] = 1
+    truth[left] = IGNORE
+    roi = Roi(RoiSpec(SHAPE, 10.0), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))  # CT voxels of 5 mm
+    return View("scan", "roi", roi, 40, hu, probability, truth)
+
+
+def test_structures_by_hand() -> None:
+    right, left = measure(view(), 0.5)
+    assert (right.ml, left.ml) == (216.0, 180.0)
+    assert (right.mean, right.p10, right.sure) == pytest.approx((0.98, 0.98, 1.0))
+    assert (left.mean, left.sure) == pytest.approx((0.8, 0.0))
+    assert right.posterior == pytest.approx((21.5 - 9.5) / 20)
+    assert (right.lateral, left.lateral) == pytest.approx((2 * 7 / 40 - 1, 2 * 33.5 / 40 - 1))
+    assert right.end_mm == pytest.approx((2 * 3.5 + 0.5) * 5)  # from CT index 7, and half a voxel more
+    assert (right.edge, right.fat) == (0, 1)
+    assert right.reach_mm == pytest.approx((29.5 - 14 + 0.5) * 10)
+    assert (right.hu, right.hu_sd, left.hu) == pytest.approx((KIDNEY_HU, 0, KIDNEY_HU + 20))
+    assert right.other_mm == pytest.approx(10 * (43 - (59 - 16.5)))  # mirrored at x = 29.5
+    assert (right.other_ml, left.other_ml) == (180.0, 216.0)
+    assert (right.true, right.ignored, left.true, left.ignored) == (0.5, 0, None, 1)
+
+
+def test_the_rules_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_rules(measure(view(), 0.5))
+    lines = {line[:26].strip(): line.split()[-4:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["all structures"] == ["1", "216", "1", "180"]  # half of the first is no kidney
+    assert lines["mean < 0.95"] == ["0", "0", "1", "180"]
+    assert lines["the method's three rules"] == ["0", "0", "1", "180"]
