@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference import load_cascade, read_ct
+from inference import load_cascade
+from inference.formats.ct import read_ct
 from inference.geometry import KIDNEY, Roi, resample
 from inference.method.cascade import locate_kidneys, tile_centres
 from inference.method.evidence import CENTRAL_MM, TISSUE_HU, evidence
@@ -48,6 +49,7 @@ class Structure:
         end_mm: between it and the nearer end of the scan along z (0: it reaches it).
         edge: share of its voxels in the ROI's outermost two layers: the ROI cuts it.
         fat: share of fat among its neighbouring voxels, air apart.
+        air, bone: share of air among its neighbouring voxels; of its own as dense as bone.
         reach_mm: how far it reaches to the left or right of the CT's middle.
         hu, hu_sd: mean and standard deviation, within the weights' window.
         other_mm: from its centre, mirrored at the body's middle, to the nearest other structure's centre.
@@ -67,6 +69,8 @@ class Structure:
     end_mm: float
     edge: float
     fat: float
+    air: float
+    bone: float
     reach_mm: float
     hu: float
     hu_sd: float
@@ -107,7 +111,7 @@ def measure(view: View, threshold: float) -> list[Structure]:
     rows = []
     for (own, box), centre, ml in zip(structures, centres, sizes_ml, strict=True):
         values, inside_hu = view.probability[box][own].astype(np.float64), view.hu[box][own]
-        mean, fat, reach_vox = evidence(own, box, view.probability, view.hu)
+        found = evidence(own, box, view.probability, view.hu)
         front, back, right, left = _body_box(body, centre)
         mirrored = np.array([centre[0], centre[1], right + left - centre[2]])
         others = [
@@ -118,12 +122,13 @@ def measure(view: View, threshold: float) -> list[Structure]:
         inside_grid = np.zeros(view.hu.shape, dtype=bool)
         inside_grid[2:-2, 2:-2, 2:-2] = True
         rows.append(Structure(
-            view.scan, view.name, ml, mean,
+            view.scan, view.name, ml, found.mean,
             p10=float(np.percentile(values, 10)), sure=float((values > SURE).mean()),
             posterior=(centre[1] - front) / (back - front),
             lateral=2 * (centre[2] - right) / (left - right) - 1,
             end_mm=_end_mm(own, box, view), edge=float((~inside_grid[box][own]).mean()),
-            fat=fat, reach_mm=reach_vox * spacing_mm, hu=float(np.nanmean(inside_hu)),
+            fat=found.fat, air=found.air, bone=found.bone,
+            reach_mm=found.reach_vox * spacing_mm, hu=float(np.nanmean(inside_hu)),
             hu_sd=float(np.nanstd(inside_hu)), other_mm=other_mm, other_ml=other_ml,
             **_overlap(own, box, view.truth),
         ))  # fmt: skip
@@ -248,7 +253,9 @@ def _print_rules(rows: list[Structure]) -> None:
     dropped |= {f"mean < {mean}": [row for row in known if row.mean < mean] for mean in MEANS}
     dropped |= {f"fat < {fat}": [row for row in known if row.fat < fat] for fat in FATS}
     dropped |= {f"central, above {ml} ml": [row for row in central if row.ml > ml] for ml in CENTRAL_ML}
-    dropped["the method's three rules"] = [row for row in known if not _is_kept(row)]
+    dropped[f"air > {DEFAULT.max_air_contact}"] = [row for row in known if row.air > DEFAULT.max_air_contact]
+    dropped[f"bone > {DEFAULT.max_bone_share}"] = [row for row in known if row.bone > DEFAULT.max_bone_share]
+    dropped["all rules of the method"] = [row for row in known if not _is_kept(row)]
     click.echo(f"\n{'dropped by':28}{'false ones':>12}{'ml':>8}{'kidneys, ignored ones':>24}{'ml':>8}")
     for name, found in dropped.items():
         kidneys = [row.ml for row in found if max(row.true or 0, row.ignored or 0) > 0.5]
@@ -261,7 +268,8 @@ def _print_rules(rows: list[Structure]) -> None:
 def _is_kept(row: Structure) -> bool:
     is_central = row.reach_mm < CENTRAL_MM and row.ml * 1000 > DEFAULT.max_central_mm3
     is_sure = row.mean >= DEFAULT.min_mean_probability and row.fat >= DEFAULT.min_fat_contact
-    return is_sure and not is_central
+    is_soft = row.air <= DEFAULT.max_air_contact and row.bone <= DEFAULT.max_bone_share
+    return is_sure and is_soft and not is_central
 
 
 def _line(row: Structure) -> str:

@@ -48,17 +48,20 @@ def test_evidence_by_hand() -> None:
     hu[3, 1:4, 4:8] = 60.0  # twelve more; the other ten are air
     hu[2, 1, 4] = np.nan  # outside the CT
     box = np.s_[1:4, 1:4, 4:8]
-    mean, fat, reach_vox = evidence(probability[box] > 0.5, box, probability, hu)
-    assert mean == pytest.approx(0.75)
-    assert fat == 0.5
-    assert reach_vox == 2.5  # from the centre of the fifth voxel to the far side of the seventh
+    hu[2, 2, 6] = 400.0  # one of the two voxels
+    found = evidence(probability[box] > 0.5, box, probability, hu)
+    assert found.mean == pytest.approx(0.75)
+    assert found.fat == 0.5
+    assert found.air == pytest.approx(9 / 33)  # 36 voxels less two of its own and one unknown
+    assert found.bone == 0.5
+    assert found.reach_vox == 2.5  # from the centre of the fifth voxel to the far side of the seventh
 
 
 def test_a_structure_without_neighbours_of_tissue_has_no_contact_with_fat() -> None:
     probability = np.ones((3, 3, 3), dtype=np.float32)
     own = np.zeros((3, 3, 3), dtype=bool)
     own[1, 1, 1] = True
-    assert evidence(own, np.s_[0:3, 0:3, 0:3], probability, np.full_like(probability, AIR_HU))[1] == 0
+    assert evidence(own, np.s_[0:3, 0:3, 0:3], probability, np.full_like(probability, AIR_HU)).fat == 0
 
 
 # --- what is dropped ---------------------------------------------------------------------------------------
@@ -69,6 +72,24 @@ def test_the_mean_probability_counts(p: float, count: int) -> None:
     kidney = organ((140, 170, 60), 35)
     assert kept(kidney, p=p) == count
     assert kept(kidney, p=p, method=PAPER) == 1
+
+
+def test_what_is_as_dense_as_bone_is_no_kidney() -> None:
+    kidney = organ((140, 170, 60), 35)
+    probability = np.where(kidney, SURE, 0.01).astype(np.float32)
+    dense = organ((140, 170, 60), 20)  # (20 / 35)³ = 0.19 of its volume
+    hu = np.where(dense, 500.0, np.where(kidney, KIDNEY_HU, FAT_HU)).astype(np.float32)
+    for method, count in ((DEFAULT, 0), (replace(DEFAULT, max_bone_share=0.25), 1), (PAPER, 1)):
+        assert len(segment_kidneys(probability, hu, metadata("kidney", SPEC), method).boxes) == count
+
+
+def test_what_borders_on_lung_is_no_kidney() -> None:
+    mass = organ((140, 170, 60), 35)
+    probability = np.where(mass, SURE, 0.01).astype(np.float32)
+    above = np.arange(SPEC.shape_vox[0])[:, None, None] * SPEC.spacing_mm > 150  # a third of its surface
+    hu = np.where(mass, KIDNEY_HU, np.where(above, -800.0, FAT_HU)).astype(np.float32)
+    for method, count in ((DEFAULT, 0), (replace(DEFAULT, max_air_contact=0.6), 1), (PAPER, 1)):
+        assert len(segment_kidneys(probability, hu, metadata("kidney", SPEC), method).boxes) == count
 
 
 @pytest.mark.parametrize(("around_hu", "count"), [(FAT_HU, 1), (MUSCLE_HU, 0), (AIR_HU, 0)])

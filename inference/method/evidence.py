@@ -1,5 +1,7 @@
 """Which structures are kidneys: their size as in the paper (section 2.3), and evidence besides it."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -8,8 +10,8 @@ from ..networks.weights import WeightsMetadata
 from .method import DEFAULT, Method
 from .postprocess import CONNECTIVITY_26, Array, Box, Structures, keep_kidneys
 
-TISSUE_HU, FAT_HU = -160.0, -30.0
-"""Above the first is no air; fat lies between the two."""
+LUNG_HU, TISSUE_HU, FAT_HU, BONE_HU = -400.0, -160.0, -30.0, 350.0
+"""Below the first is air, above the second tissue, up to the third fat; above the last bone or metal."""
 CENTRAL_MM = 95.0
 """Central is what reaches no farther to the left or right of the CT's middle. Kidneys above 500 ml reach
 108 mm or more in KiTS19's 210 label maps (a horseshoe kidney 123), bladders and pelvic masses 51 to 78 mm."""
@@ -24,25 +26,40 @@ def segment_kidneys(
         probability: the network's, (z, y, x) on the ROI grid.
         hu: Hounsfield units on the same grid, NaN outside the CT.
         metadata: of the network.
-        method: its rules are `min_mean_probability`, `min_fat_contact` and `max_central_mm3`.
+        method: its rules.
     """
     spacing_mm = metadata.roi.spacing_mm
 
     def is_kidney(own: NDArray[np.bool_], box: Box) -> bool:
-        mean, fat_contact, reach_vox = evidence(own, box, probability, hu)
-        if reach_vox * spacing_mm < CENTRAL_MM and own.sum() * spacing_mm**3 > method.max_central_mm3:
+        found = evidence(own, box, probability, hu)
+        if found.reach_vox * spacing_mm < CENTRAL_MM and own.sum() * spacing_mm**3 > method.max_central_mm3:
             return False
-        return mean >= method.min_mean_probability and fat_contact >= method.min_fat_contact
+        is_likely = found.mean >= method.min_mean_probability and found.fat >= method.min_fat_contact
+        return is_likely and found.air <= method.max_air_contact and found.bone <= method.max_bone_share
 
     return keep_kidneys(probability > metadata.threshold, spacing_mm**3, is_kidney)
 
 
-def evidence(own: NDArray[np.bool_], box: Box, probability: Array, hu: Array) -> tuple[float, float, float]:
-    """For a structure, `own` in a box: mean probability; share of fat among its neighbours, air apart; how
-    many voxels it reaches to the left or right of the CT's middle."""
-    mean = float(probability[box][own].mean())
+class Evidence(NamedTuple):
+    """Of a structure: mean probability; share of fat among its neighbours, air apart, and of air among all of
+    them; share of its voxels as dense as bone; voxels it reaches to the left or right of the CT's middle."""
+
+    mean: float
+    fat: float
+    air: float
+    bone: float
+    reach_vox: float
+
+
+def evidence(own: NDArray[np.bool_], box: Box, probability: Array, hu: Array) -> Evidence:
+    """What speaks for a structure, `own` in a box, being a kidney."""
     around = hu[box][ndimage.binary_dilation(own, CONNECTIVITY_26) & ~own]
-    tissue = around[around > TISSUE_HU]
+    tissue, n_around = around[around > TISSUE_HU], np.count_nonzero(~np.isnan(around))
     columns = box[2].start + np.flatnonzero(own.any(axis=(0, 1)))
-    reach_vox = float(np.abs(columns - (hu.shape[2] - 1) / 2).max()) + 0.5
-    return mean, np.count_nonzero(tissue < FAT_HU) / max(1, tissue.size), reach_vox
+    return Evidence(
+        float(probability[box][own].mean()),
+        np.count_nonzero(tissue < FAT_HU) / max(1, tissue.size),
+        np.count_nonzero(around < LUNG_HU) / max(1, n_around),
+        np.count_nonzero(hu[box][own] > BONE_HU) / max(1, np.count_nonzero(own)),
+        float(np.abs(columns - (hu.shape[2] - 1) / 2).max()) + 0.5,
+    )

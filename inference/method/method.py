@@ -36,6 +36,8 @@ class Method:
     min_mean_probability: float = 0.95
     min_fat_contact: float = 0.1
     max_central_mm3: float = 500_000.0
+    max_air_contact: float = 0.05
+    max_bone_share: float = 0.1
     tumor_margin_vox: int | None = 32
     mirror: bool = True
     min_tumor_share: float = 0.25
@@ -49,6 +51,8 @@ PAPER = Method(
     min_mean_probability=0.0,
     min_fat_contact=0.0,
     max_central_mm3=1e9,
+    max_air_contact=1.0,
+    max_bone_share=1.0,
     tumor_margin_vox=None,
     mirror=False,
     min_tumor_share=0.0,
