@@ -632,14 +632,14 @@ import sys, time
 import inference.formats.nifti
 from inference.cli import main
 
-save = inference.formats.nifti.nib.save
+write = inference.formats.nifti.write
 
-def slow_save(image, path):
-    save(image, path)
+def slow_write(path, stored, native):
+    write(path, stored, native)
     print("PARTIAL FILE", path, file=sys.stderr, flush=True)
     time.sleep(1.0)
 
-inference.formats.nifti.nib.save = slow_save
+inference.formats.nifti.write = slow_write
 main()
 """
 

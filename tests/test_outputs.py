@@ -73,7 +73,7 @@ def test_the_samples_tumors_are_as_large_as_their_references(samples: Path) -> N
         truth = read_ct(ROOT / "test_data" / "reference" / case["output"])
         labels = truth.hu.astype(np.uint8)
         (true,) = measure(truth, labels, take_apart(labels, truth.spacing_mm)).tumors
-        (found,) = case["tumors"]
+        found = case["tumors"][0]  # the largest; each kidney keeps its own largest one, be it a speck
         assert (found["kidney"], found["side"]) == (true.kidney, true.side)
         assert found["axial_diameter_mm"] == pytest.approx(true.axial_diameter_mm, rel=0.2)
         np.testing.assert_allclose(found["centroid_lps_mm"], true.centroid_lps_mm, atol=6)
