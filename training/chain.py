@@ -61,7 +61,7 @@ _KIDNEY_SCANS = TrainConfig(
     sources=SourceShares(synthetic=0.2, labelled=0.3, painted=0.15, background=0.27, slices=0.08),
     batch_size=1,
     steps_per_epoch=25,
-    max_epochs=40,
+    max_epochs=36,
     validation_interval=1000,  # on two cores it takes a minute: once, at the end
     patience=0,
     optimiser=OptimiserConfig(
@@ -91,6 +91,7 @@ _TUMOR_SCANS = replace(
     sources=SourceShares(synthetic=0.25, labelled=0.25, painted=0.2, slices=0.3),
     crop_vox=(64, 64, 64),
     batch_size=4,
+    max_epochs=26,
     loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=10, false_volume=1.0),
     sampling=SamplingConfig(
         drawn_share=0.12,

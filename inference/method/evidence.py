@@ -20,13 +20,9 @@ CENTRAL_MM = 95.0
 def segment_kidneys(
     probability: Array, hu: Array, metadata: WeightsMetadata, method: Method = DEFAULT
 ) -> Structures:
-    """Threshold the kidney network's output and keep what can be a kidney.
+    """Threshold the kidney network's probabilities and keep what can be a kidney by the method's rules.
 
-    Args:
-        probability: the network's, (z, y, x) on the ROI grid.
-        hu: Hounsfield units on the same grid, NaN outside the CT.
-        metadata: of the network.
-        method: its rules.
+    Both arrays are (z, y, x) on the ROI grid; `hu` is NaN outside the CT.
     """
     spacing_mm = metadata.roi.spacing_mm
 
@@ -41,8 +37,8 @@ def segment_kidneys(
 
 
 class Evidence(NamedTuple):
-    """Of a structure: mean probability; share of fat among its neighbours, air apart, and of air among all of
-    them; share of its voxels as dense as bone; voxels it reaches to the left or right of the CT's middle."""
+    """Mean probability; share of fat among the neighbours, air apart, and of air among all; share of voxels as
+    dense as bone; voxels to where it reaches to the left or right of the CT's middle."""
 
     mean: float
     fat: float

@@ -91,13 +91,8 @@ def grow_by_tumor(
 ) -> tuple[Array, Structures]:
     """Kidneys with the parts of their tumors that the kidney network left out (not in the paper).
 
-    Only tumors that overlap a kidney belong to it.
-
-    Args: as for `restore`, and
-        reach_vox: steps from tumor voxel to tumor voxel (26-connected) that may lead out of a structure.
-
-    Returns:
-        The kidney's probabilities, above their threshold in what was added, and the grown structures.
+    Only tumors that overlap a kidney belong to it; `reach_vox` steps from tumor voxel to tumor voxel
+    (26-connected) may lead out of it. The kidney's probabilities are above their threshold in what is added.
     """
     if reach_vox == 0:
         return kidney, structures
@@ -130,9 +125,8 @@ def restore(
 ) -> tuple[NDArray[np.uint8], tuple[tuple[int, int], ...]]:
     """Bring the structures from the ROI grid to the CT's own, one at a time, in their bounding boxes.
 
-    By default probabilities are interpolated linearly and thresholded on the CT's grid, which keeps the
-    surface between two ROI voxels; cost and memory follow the kidneys and not the CT. `nearest` restores
-    thresholded labels by nearest neighbour (paper, section 2.3).
+    Probabilities are interpolated linearly and thresholded on the CT's grid, which keeps the surface between
+    two ROI voxels. `nearest` restores labels by nearest neighbour (paper, section 2.3).
 
     Args:
         kidney, tumor: probabilities (z, y, x) on the ROI grid. Tumor counts inside `structures` alone,
