@@ -176,12 +176,16 @@ def test_names_from_files_are_text_and_no_markup(tmp_path: Path) -> None:
 
 def test_pictures_stay_when_a_later_run_passes_over_a_case(tmp_path: Path) -> None:
     _, path = make_run(tmp_path)
-    before = re.findall(r'<div class="pictures".*?<!--pictures-->', path.read_text(), re.DOTALL)
+    before = re.findall(
+        r'<div class="pictures".*?<!--pictures-->', path.read_text(encoding="utf-8"), re.DOTALL
+    )
     page = Page(path)
     options = Options(tmp_path / "out", page=page, skip_existing=True)
     cases = run_cases(find_cases(tmp_path / "in"), threshold_cascade(), options)
     page.write(cases, {})
-    after = re.findall(r'<div class="pictures".*?<!--pictures-->', path.read_text(), re.DOTALL)
+    after = re.findall(
+        r'<div class="pictures".*?<!--pictures-->', path.read_text(encoding="utf-8"), re.DOTALL
+    )
     assert len(before) == 2
     assert sorted(after) == sorted(before)
 

@@ -19,7 +19,7 @@ from training.synthetic import SyntheticPatients
 log = logging.getLogger("training")
 COLUMNS = 6
 GAP_PX = 4
-PRESET = "kidney-base"
+PRESET = "paper-kidney"
 """Its patients are shown, on its whole ROI."""
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID, CTImageStorage, MediaStorageDirectoryStorage
 
+from . import simpleitk as sitk
 from .preflight import DICOM_PIXELS, OverclaimError, check_pointer, finite, has_magic, open_dicom
 from .volume import CaseError
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from nibabel.orientations import apply_orientation
 
+from . import simpleitk as sitk
 from .itk import LPS_TO_RAS, itk_name
 from .segments import COLOURS, KIDNEY_CODE, KIDNEY_TUMOR_CODE, SIDE_CODES, Code, Segment, Segments
 from .staging import staged
