@@ -122,13 +122,13 @@ def measure(view: View, threshold: float) -> list[Structure]:
         inside_grid = np.zeros(view.hu.shape, dtype=bool)
         inside_grid[2:-2, 2:-2, 2:-2] = True
         rows.append(Structure(
-            view.scan, view.name, ml, found.mean,
+            view.scan, view.name, ml, found["mean"],
             p10=float(np.percentile(values, 10)), sure=float((values > SURE).mean()),
             posterior=(centre[1] - front) / (back - front),
             lateral=2 * (centre[2] - right) / (left - right) - 1,
             end_mm=_end_mm(own, box, view), edge=float((~inside_grid[box][own]).mean()),
-            fat=found.fat, air=found.air, bone=found.bone,
-            reach_mm=found.reach_vox * spacing_mm, hu=float(np.nanmean(inside_hu)),
+            fat=found["fat"], air=found["air"], bone=found["bone"],
+            reach_mm=found["reach_vox"] * spacing_mm, hu=float(np.nanmean(inside_hu)),
             hu_sd=float(np.nanstd(inside_hu)), other_mm=other_mm, other_ml=other_ml,
             **_overlap(own, box, view.truth),
         ))  # fmt: skip

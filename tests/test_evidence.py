@@ -50,18 +50,18 @@ def test_evidence_by_hand() -> None:
     box = np.s_[1:4, 1:4, 4:8]
     hu[2, 2, 6] = 400.0  # one of the two voxels
     found = evidence(probability[box] > 0.5, box, probability, hu)
-    assert found.mean == pytest.approx(0.75)
-    assert found.fat == 0.5
-    assert found.air == pytest.approx(9 / 33)  # 36 voxels less two of its own and one unknown
-    assert found.bone == 0.5
-    assert found.reach_vox == 2.5  # from the centre of the fifth voxel to the far side of the seventh
+    assert found["mean"] == pytest.approx(0.75)
+    assert found["fat"] == 0.5
+    assert found["air"] == pytest.approx(9 / 33)  # 36 voxels less two of its own and one unknown
+    assert found["bone"] == 0.5
+    assert found["reach_vox"] == 2.5  # from the centre of the fifth voxel to the far side of the seventh
 
 
 def test_a_structure_without_neighbours_of_tissue_has_no_contact_with_fat() -> None:
     probability = np.ones((3, 3, 3), dtype=np.float32)
     own = np.zeros((3, 3, 3), dtype=bool)
     own[1, 1, 1] = True
-    assert evidence(own, np.s_[0:3, 0:3, 0:3], probability, np.full_like(probability, AIR_HU)).fat == 0
+    assert evidence(own, np.s_[0:3, 0:3, 0:3], probability, np.full_like(probability, AIR_HU))["fat"] == 0
 
 
 # --- what is dropped ---------------------------------------------------------------------------------------

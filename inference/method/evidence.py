@@ -1,7 +1,5 @@
 """Which structures are kidneys: their size as in the paper (section 2.3), and evidence besides it."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -13,8 +11,8 @@ from .postprocess import CONNECTIVITY_26, Array, Box, Structures, keep_kidneys
 LUNG_HU, TISSUE_HU, FAT_HU, BONE_HU = -400.0, -160.0, -30.0, 350.0
 """Below the first is air, above the second tissue, up to the third fat; above the last bone or metal."""
 CENTRAL_MM = 95.0
-"""Central is what reaches no farther to the left or right of the CT's middle. Kidneys above 500 ml reach
-108 mm or more in KiTS19's 210 label maps (a horseshoe kidney 123), bladders and pelvic masses 51 to 78 mm."""
+"""Central is what reaches no farther from the middle of a wider CT. Kidneys above 500 ml reach 108 mm or more
+in KiTS19's 210 label maps (a horseshoe kidney 123), bladders and pelvic masses 51 to 78 mm."""
 
 
 def segment_kidneys(
@@ -25,37 +23,29 @@ def segment_kidneys(
     Both arrays are (z, y, x) on the ROI grid; `hu` is NaN outside the CT.
     """
     spacing_mm = metadata.roi.spacing_mm
+    is_wide = np.count_nonzero(~np.isnan(hu).all(axis=(0, 1))) * spacing_mm > 2 * CENTRAL_MM
 
     def is_kidney(own: NDArray[np.bool_], box: Box) -> bool:
         found = evidence(own, box, probability, hu)
-        if found.reach_vox * spacing_mm < CENTRAL_MM and own.sum() * spacing_mm**3 > method.max_central_mm3:
+        is_central = is_wide and found["reach_vox"] * spacing_mm < CENTRAL_MM
+        if is_central and own.sum() * spacing_mm**3 > method.max_central_mm3:
             return False
-        is_likely = found.mean >= method.min_mean_probability and found.fat >= method.min_fat_contact
-        return is_likely and found.air <= method.max_air_contact and found.bone <= method.max_bone_share
+        is_likely = found["mean"] >= method.min_mean_probability and found["fat"] >= method.min_fat_contact
+        return is_likely and found["air"] <= method.max_air_contact and found["bone"] <= method.max_bone_share
 
     return keep_kidneys(probability > metadata.threshold, spacing_mm**3, is_kidney)
 
 
-class Evidence(NamedTuple):
-    """Mean probability; share of fat among the neighbours, air apart, and of air among all; share of voxels as
-    dense as bone; voxels to where it reaches to the left or right of the CT's middle."""
-
-    mean: float
-    fat: float
-    air: float
-    bone: float
-    reach_vox: float
-
-
-def evidence(own: NDArray[np.bool_], box: Box, probability: Array, hu: Array) -> Evidence:
-    """What speaks for a structure, `own` in a box, being a kidney."""
+def evidence(own: NDArray[np.bool_], box: Box, probability: Array, hu: Array) -> dict[str, float]:
+    """Of a structure, `own` in a box: mean probability; share of fat among its neighbours, air apart, and of
+    air among all of them; share of it as dense as bone; how far it reaches from the CT's middle."""
     around = hu[box][ndimage.binary_dilation(own, CONNECTIVITY_26) & ~own]
     tissue, n_around = around[around > TISSUE_HU], np.count_nonzero(~np.isnan(around))
     columns = box[2].start + np.flatnonzero(own.any(axis=(0, 1)))
-    return Evidence(
-        float(probability[box][own].mean()),
-        np.count_nonzero(tissue < FAT_HU) / max(1, tissue.size),
-        np.count_nonzero(around < LUNG_HU) / max(1, n_around),
-        np.count_nonzero(hu[box][own] > BONE_HU) / max(1, np.count_nonzero(own)),
-        float(np.abs(columns - (hu.shape[2] - 1) / 2).max()) + 0.5,
-    )
+    return {
+        "mean": float(probability[box][own].mean()),
+        "fat": np.count_nonzero(tissue < FAT_HU) / max(1, tissue.size),
+        "air": np.count_nonzero(around < LUNG_HU) / max(1, n_around),
+        "bone": np.count_nonzero(hu[box][own] > BONE_HU) / max(1, np.count_nonzero(own)),
+        "reach_vox": float(np.abs(columns - (hu.shape[2] - 1) / 2).max()) + 0.5,
+    }

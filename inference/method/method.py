@@ -12,13 +12,13 @@ class Method:
     Attributes:
         roi_follows_kidneys: where a scan is longer than the ROI, the kidney network first looks for kidneys
             along z. The paper crops around the image centre. In long scans kidney DSC 0.594 → 0.931.
-        min_mean_probability: a structure whose probabilities have a lower mean is dropped. In 87 real CTs 75
-            false structures, 18.5 l, and 44 kidneys: this rule drops 48, 9.6 l, and two cut ends of kidneys.
-        min_fat_contact: so is one if a smaller share of its neighbouring voxels, air apart, is fat (kidneys:
-            0.22 and more). It drops 42, 6.7 l, and no kidney; with the first rule 63, 11.1 l.
-        max_central_mm3: so is a larger one in the middle of the body (`CENTRAL_MM`): bladders, masses of the
-            pelvis. It drops 14, 10.1 l, and no kidney; all three rules 72, 18.2 l. A horseshoe kidney larger
-            than this and less than 19 cm wide would be lost; KiTS19's only one is wider.
+        min_mean_probability: a structure whose probabilities have a lower mean is dropped. What each rule of
+            evidence drops in 87 real CTs, and what it costs: `benchmarks/NOTES.md`.
+        min_fat_contact: so is one if a smaller share of its neighbours, air apart, is fat (kidneys: 0.13 on).
+        max_central_mm3: so is a larger one in the middle of the body: bladders, masses of the pelvis. A
+            horseshoe kidney larger than this and less than 19 cm wide is lost; KiTS19's only one is wider.
+        max_air_contact: so is one with a larger share of air around: masses in lungs (kidneys: up to 0.02).
+        max_bone_share: so is one with a larger share above 350 HU: heads of femurs (kidneys: up to 0.01).
         tumor_margin_vox: the tumor network sees the kidneys and so many voxels around them; None is the whole
             ROI, as in the paper. From 32 on label maps stay the same, in 0.6 to 0.9 of the time.
         mirror: the tumor network's probabilities are the mean over the CT and its mirror image, where the

@@ -157,7 +157,10 @@ def restore(
             for part in _boxes_above(tumor_inside, tumor_threshold, roi, target):
                 weight = _sample(inside.astype(np.float32), roi, part, order=1)
                 mass = _sample(tumor_inside, roi, part, order=1) > tumor_threshold * weight
-                is_tumor[_seen_from(target, part)] = mass
+                z, y, x = (
+                    slice(b.start - a.start, b.stop - a.start) for a, b in zip(target, part, strict=True)
+                )
+                is_tumor[z, y, x] = mass
         labels = restored[target]
         labels[is_kidney] = KIDNEY
         labels[is_kidney & is_tumor] = TUMOR
@@ -173,11 +176,6 @@ def _boxes_above(values: Array, threshold: float, roi: Roi, target: Box) -> Iter
         reach = _ct_box(box, roi, (target[0].stop, target[1].stop, target[2].stop))
         z, y, x = (slice(max(a.start, b.start), b.stop) for a, b in zip(target, reach, strict=True))
         yield z, y, x
-
-
-def _seen_from(outer: Box, inner: Box) -> Box:
-    z, y, x = (slice(b.start - a.start, b.stop - a.start) for a, b in zip(outer, inner, strict=True))
-    return z, y, x
 
 
 def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
