@@ -18,6 +18,7 @@ from training.config import (
     TrainConfig,
 )
 from training.real.augment import ScanSampling
+from training.real.lesions import LesionRanges
 
 LEFT_OUT = (
     "case_00002",
@@ -38,7 +39,8 @@ class Round:
 
     Attributes:
         name: of the preset.
-        parent: the round whose network it starts from; None: from nothing, or from weights given.
+        parent: the round whose network it starts from, each part from the same part of it; None: from
+            nothing, or from weights given.
         config: what it computes.
         why: what the round is for, for the documents.
         parts: it is trained so often, each time without another part of the labelled scans, and the mean of
@@ -113,6 +115,18 @@ _TUMOR_SCANS = replace(
     seed=13,
 )
 
+_TUMOR_LARGE = replace(
+    _TUMOR_SCANS,
+    sources=SourceShares(synthetic=0.4, labelled=0.2, painted=0.2, slices=0.2),
+    crop_vox=(80, 80, 80),
+    batch_size=2,
+    max_epochs=18,
+    optimiser=replace(_TUMOR_SCANS.optimiser, learning_rate=3e-4),
+    sampling=replace(_TUMOR_SCANS.sampling, tumor_added_radius_mm=(4.0, 60.0)),
+    scans=ScanSampling(lesions=LesionRanges(tumor_radius_mm=(4.0, 65.0))),
+    seed=17,
+)
+
 CHAIN = (
     Round(
         "kidney-scans",
@@ -126,6 +140,13 @@ CHAIN = (
         None,
         _TUMOR_SCANS,
         "real tumors and slices, lesions painted into real kidneys; crops of 192 mm about the kidneys",
+        parts=2,
+    ),
+    Round(
+        "tumor-large",
+        "tumor-scans",
+        _TUMOR_LARGE,
+        "the round before missed half of a tumor of 1.4 l: larger tumors in larger crops (240 mm)",
         parts=2,
     ),
 )

@@ -67,20 +67,20 @@ def reproduce(
         for folder in data:
             for error in prepare(folder, cache, processes=max(1, workers)).values():
                 log.error("%s", error)
+    networks: dict[str, list[Path]] = {}
     weights: dict[str, Path] = {}
     for one in chain:
         config = replace(one.config, seed=one.config.seed + seed)
         if max_steps:
             config = replace(config, max_epochs=max(1, max_steps // config.steps_per_epoch))
-        start = weights[one.parent] if one.parent else None
-        if start is None and init is not None:
-            start = init / f"{config.stage}.safetensors"
         runs = out / "runs" / one.name
-        folders = [runs] if one.parts == 1 else [runs / f"part-{k}" for k in range(one.parts)]
-        networks = []
-        for k, folder in enumerate(folders):
+        networks[one.name] = []
+        for k in range(one.parts):
+            start = init / f"{config.stage}.safetensors" if init is not None else None
+            if one.parent is not None:
+                start = networks[one.parent][k % len(networks[one.parent])]
             options = RunOptions(
-                folder,
+                runs / f"part-{k}" if one.parts > 1 else runs,
                 cache,
                 init=start,
                 resume=True,
@@ -88,11 +88,11 @@ def reproduce(
                 workers=workers,
                 accelerator=accelerator,
             )
-            networks.append(train(config, options, name=one.name))
-        weights[one.name] = networks[0]
+            networks[one.name].append(train(config, options, name=one.name))
+        weights[one.name] = networks[one.name][0]
         if one.parts > 1:
-            weights[one.name] = runs / networks[0].name
-            average_weights(networks, weights[one.name])
+            weights[one.name] = runs / f"{config.stage}.safetensors"
+            average_weights(networks[one.name], weights[one.name])
     last = {one.config.stage: weights[one.name] for one in chain}
     for stage, path in last.items():
         shutil.copyfile(path, out / f"{stage}.safetensors")
