@@ -112,6 +112,7 @@ _TUMOR_SCANS = replace(
     ),
     scans=ScanSampling(),
     mirror=True,
+    min_tumor_mm3=400.0,
     seed=13,
 )
 
@@ -120,7 +121,7 @@ _TUMOR_LARGE = replace(
     sources=SourceShares(synthetic=0.4, labelled=0.2, painted=0.2, slices=0.2),
     crop_vox=(80, 80, 80),
     batch_size=2,
-    max_epochs=18,
+    max_epochs=19,
     optimiser=replace(_TUMOR_SCANS.optimiser, learning_rate=3e-4),
     sampling=replace(_TUMOR_SCANS.sampling, tumor_added_radius_mm=(4.0, 60.0)),
     scans=ScanSampling(lesions=LesionRanges(tumor_radius_mm=(4.0, 65.0))),
