@@ -583,7 +583,7 @@ def test_the_tiny_chain_learns(tmp_path: Path) -> None:
 
 def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each(tmp_path: Path) -> None:
     data = tmp_path / "kits19"
-    done = CliRunner().invoke(main, ["synthesize", str(data), "--cases", "4", "--spacing-mm", "12"])
+    done = CliRunner().invoke(main, ["synthesize", str(data), "--cases", "4", "--spacing-mm", "8"])
     assert done.exit_code == 0
     cache, out = tmp_path / "cache", tmp_path / "out"
     assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
@@ -593,7 +593,7 @@ def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each
     runs = out / "runs" / TINY_CHAIN[0].name
     splits = [json.loads((runs / f"part-{k}" / "split.json").read_text()) for k in range(2)]
     held_out = [set(split["validation"]) for split in splits]
-    assert held_out[0] | held_out[1] == {f"case_{i:05d}" for i in range(4)}
+    assert held_out[0] | held_out[1] == {f"case_{90000 + i:05d}" for i in range(4)}
     assert not held_out[0] & held_out[1]
     for split in splits:
         assert not set(split["training"]) & set(split["validation"])
@@ -607,7 +607,7 @@ def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each
 
 def test_cases_that_are_tested_on_are_neither_synthesised_nor_shown_in_slices(tmp_path: Path) -> None:
     data, cache = tmp_path / "kits19", tmp_path / "cache"
-    CliRunner().invoke(main, ["synthesize", str(data), "--cases", "4", "--spacing-mm", "12"])
+    CliRunner().invoke(main, ["synthesize", str(data), "--cases", "4", "--spacing-mm", "8"])
     assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
     patients = Patients(TINY, cache, fold=(1, 2))
     held_out = {scan.case for scan in patients.validation_scans}

@@ -77,6 +77,8 @@ def prepare_command(data: Path, cache: Path, processes: int, spacing_mm: float) 
               help="Planned steps, which the learning rate follows.  [default: the preset's]")  # fmt: skip
 @click.option("--max-minutes", type=float, default=0.0,
               help="Stop at the end of the epoch in which this time is spent.")  # fmt: skip
+@click.option("--anneal-in-time", is_flag=True,
+              help="The learning rate falls within --max-minutes, if the steps take longer.")  # fmt: skip
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True,
               help="Several train with DDP.")  # fmt: skip

@@ -36,8 +36,9 @@ class RunOptions:
         init: weights or checkpoint to start from.
         resume: go on from the run's last checkpoint, if it has one.
         fold: (k, n): the k-th of n parts of the cases is held out; None trains on all labelled scans.
-        max_minutes: stop after this, at the end of an epoch, the learning rate having fallen in time; 0 is no
-            limit.
+        max_minutes: stop after this, at the end of an epoch; 0 is no limit.
+        anneal_in_time: the learning rate falls within `max_minutes`, if the planned steps take longer; such a
+            run is finished then, and not to be resumed.
         accelerator, devices, nodes: as Lightning has them; several devices train with DDP.
         workers: processes that draw samples ahead.
     """
@@ -48,6 +49,7 @@ class RunOptions:
     resume: bool = False
     fold: tuple[int, int] | None = (0, 10)
     max_minutes: float = 0.0
+    anneal_in_time: bool = False
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1
@@ -119,7 +121,9 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
             "seed": str(config.seed),
         },
     )
-    module = Segmentation(config, metadata, max_seconds=60 * options.max_minutes)
+    module = Segmentation(
+        config, metadata, max_seconds=60 * options.max_minutes if options.anneal_in_time else 0.0
+    )
     if options.init:
         module.start_from(load_tensors(options.init))
     if config.fresh_head:
@@ -153,7 +157,7 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
     )
     if trainer.is_global_zero:
         split = {
-            "fold": options.fold,
+            "fold": options.fold[0] if options.fold else 0,
             "training": patients.training_names,
             "validation": patients.validation_names,
         }
