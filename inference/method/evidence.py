@@ -40,12 +40,12 @@ def evidence(own: NDArray[np.bool_], box: Box, probability: Array, hu: Array) ->
     """Of a structure, `own` in a box: mean probability; share of fat among its neighbours, air apart, and of
     air among all of them; share of it as dense as bone; how far it reaches from the CT's middle."""
     around = hu[box][ndimage.binary_dilation(own, CONNECTIVITY_26) & ~own]
-    tissue, n_around = around[around > TISSUE_HU], np.count_nonzero(~np.isnan(around))
+    tissue, n_around = around[around > TISSUE_HU], int(np.count_nonzero(~np.isnan(around)))
     columns = box[2].start + np.flatnonzero(own.any(axis=(0, 1)))
     return {
         "mean": float(probability[box][own].mean()),
         "fat": np.count_nonzero(tissue < FAT_HU) / max(1, tissue.size),
         "air": np.count_nonzero(around < LUNG_HU) / max(1, n_around),
-        "bone": np.count_nonzero(hu[box][own] > BONE_HU) / max(1, np.count_nonzero(own)),
+        "bone": float((hu[box][own] > BONE_HU).mean()),
         "reach_vox": float(np.abs(columns - (hu.shape[2] - 1) / 2).max()) + 0.5,
     }
