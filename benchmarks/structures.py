@@ -23,7 +23,7 @@ from inference import load_cascade
 from inference.formats.ct import read_ct
 from inference.geometry import KIDNEY, Roi, resample
 from inference.method.cascade import locate_kidneys, tile_centres
-from inference.method.evidence import CENTRAL_MM, TISSUE_HU, evidence
+from inference.method.evidence import CENTRAL_MM, evidence
 from inference.method.method import DEFAULT
 from inference.method.postprocess import Box, keep_kidneys
 from inference.method.roi import normalise, place_roi
@@ -32,7 +32,9 @@ from inference.runner.cases import find_cases
 
 IGNORE = 255
 SURE = 0.9
-MEANS, FATS, CENTRAL_ML = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98), (0.05, 0.1, 0.2), (250, 500)
+TISSUE_HU = -160.0
+"""Above this is no air."""
+MEANS, CENTRAL_ML = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98), (250, 500)
 """Thresholds that are tried."""
 
 
@@ -48,7 +50,6 @@ class Structure:
         lateral: of its centre, from the patient's right side (−1) over the middle (0) to the left one (1).
         end_mm: between it and the nearer end of the scan along z (0: it reaches it).
         edge: share of its voxels in the ROI's outermost two layers: the ROI cuts it.
-        fat: share of fat among its neighbouring voxels, air apart.
         air, bone: share of air among its neighbouring voxels; of its own as dense as bone.
         reach_mm: how far it reaches to the left or right of the CT's middle.
         hu, hu_sd: mean and standard deviation, within the weights' window.
@@ -68,7 +69,6 @@ class Structure:
     lateral: float
     end_mm: float
     edge: float
-    fat: float
     air: float
     bone: float
     reach_mm: float
@@ -127,7 +127,7 @@ def measure(view: View, threshold: float) -> list[Structure]:
             posterior=(centre[1] - front) / (back - front),
             lateral=2 * (centre[2] - right) / (left - right) - 1,
             end_mm=_end_mm(own, box, view), edge=float((~inside_grid[box][own]).mean()),
-            fat=found["fat"], air=found["air"], bone=found["bone"],
+            air=found["air"], bone=found["bone"],
             reach_mm=found["reach_vox"] * spacing_mm, hu=float(np.nanmean(inside_hu)),
             hu_sd=float(np.nanstd(inside_hu)), other_mm=other_mm, other_ml=other_ml,
             **_overlap(own, box, view.truth),
@@ -251,7 +251,6 @@ def _print_rules(rows: list[Structure]) -> None:
     central = [row for row in known if row.reach_mm < CENTRAL_MM]
     dropped = {"all structures": known}
     dropped |= {f"mean < {mean}": [row for row in known if row.mean < mean] for mean in MEANS}
-    dropped |= {f"fat < {fat}": [row for row in known if row.fat < fat] for fat in FATS}
     dropped |= {f"central, above {ml} ml": [row for row in central if row.ml > ml] for ml in CENTRAL_ML}
     dropped[f"air > {DEFAULT.max_air_contact}"] = [row for row in known if row.air > DEFAULT.max_air_contact]
     dropped[f"bone > {DEFAULT.max_bone_share}"] = [row for row in known if row.bone > DEFAULT.max_bone_share]
@@ -267,7 +266,7 @@ def _print_rules(rows: list[Structure]) -> None:
 
 def _is_kept(row: Structure) -> bool:
     is_central = row.reach_mm < CENTRAL_MM and row.ml * 1000 > DEFAULT.max_central_mm3
-    is_sure = row.mean >= DEFAULT.min_mean_probability and row.fat >= DEFAULT.min_fat_contact
+    is_sure = row.mean >= DEFAULT.min_mean_probability
     is_soft = row.air <= DEFAULT.max_air_contact and row.bone <= DEFAULT.max_bone_share
     return is_sure and is_soft and not is_central
 

@@ -348,4 +348,5 @@ def test_an_image_with_the_extra_writes_them(image: str, series: Path) -> None:
         subprocess.run([DOCKER, "image", "rm", name], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     segments = pydicom.dcmread(series / "out" / "scan.dcm").SegmentSequence
-    assert [segment.SegmentLabel for segment in segments] == ["Kidney", "Kidney tumor"]
+    labels = [segment.SegmentLabel for segment in segments]
+    assert labels == ["Left kidney", "Right kidney", "Tumor 1 (left kidney)"]

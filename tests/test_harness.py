@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,11 +134,10 @@ def test_the_command_builds_prints_the_leaderboard_and_writes_it(
     root_folder: Path, data: DataSet, tmp_path: Path
 ) -> None:
     board = tmp_path / "board.csv"
-    arguments = ["harness", root_folder, "--input", data.root, "--truth", data.truth, "--board", board]
+    arguments = [root_folder, "--input", data.root, "--truth", data.truth, "--board", board]
     done = subprocess.run(
-        ["./run.sh", *map(str, arguments)],
+        [sys.executable, "-m", "evaluation.harness", *map(str, arguments)],
         cwd=Path(__file__).resolve().parent.parent,
-        env={**os.environ, "VENV": str(Path(sys.executable).parent.parent)},
         capture_output=True,
         encoding="utf-8",
         check=False,

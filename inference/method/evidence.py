@@ -8,8 +8,8 @@ from ..networks.weights import WeightsMetadata
 from .method import DEFAULT, Method
 from .postprocess import CONNECTIVITY_26, Array, Box, Structures, keep_kidneys
 
-LUNG_HU, TISSUE_HU, FAT_HU, BONE_HU = -400.0, -160.0, -30.0, 350.0
-"""Below the first is air, above the second tissue, up to the third fat; above the last bone or metal."""
+LUNG_HU, BONE_HU = -400.0, 350.0
+"""Below the first is air, above the second bone or metal."""
 CENTRAL_MM = 95.0
 """Central is what reaches no farther from the middle of a wider CT. Kidneys above 500 ml reach 108 mm or more
 in KiTS19's 210 label maps (a horseshoe kidney 123), bladders and pelvic masses 51 to 78 mm."""
@@ -30,21 +30,20 @@ def segment_kidneys(
         is_central = is_wide and found["reach_vox"] * spacing_mm < CENTRAL_MM
         if is_central and own.sum() * spacing_mm**3 > method.max_central_mm3:
             return False
-        is_likely = found["mean"] >= method.min_mean_probability and found["fat"] >= method.min_fat_contact
-        return is_likely and found["air"] <= method.max_air_contact and found["bone"] <= method.max_bone_share
+        is_soft = found["air"] <= method.max_air_contact and found["bone"] <= method.max_bone_share
+        return is_soft and found["mean"] >= method.min_mean_probability
 
     return keep_kidneys(probability > metadata.threshold, spacing_mm**3, is_kidney)
 
 
 def evidence(own: NDArray[np.bool_], box: Box, probability: Array, hu: Array) -> dict[str, float]:
-    """Of a structure, `own` in a box: mean probability; share of fat among its neighbours, air apart, and of
-    air among all of them; share of it as dense as bone; how far it reaches from the CT's middle."""
+    """Of a structure, `own` in a box: mean probability; share of air among its neighbours, and of what is as
+    dense as bone in it; how far it reaches from the CT's middle."""
     around = hu[box][ndimage.binary_dilation(own, CONNECTIVITY_26) & ~own]
-    tissue, n_around = around[around > TISSUE_HU], int(np.count_nonzero(~np.isnan(around)))
+    n_around = int(np.count_nonzero(~np.isnan(around)))
     columns = box[2].start + np.flatnonzero(own.any(axis=(0, 1)))
     return {
         "mean": float(probability[box][own].mean()),
-        "fat": np.count_nonzero(tissue < FAT_HU) / max(1, tissue.size),
         "air": np.count_nonzero(around < LUNG_HU) / max(1, n_around),
         "bone": float((hu[box][own] > BONE_HU).mean()),
         "reach_vox": float(np.abs(columns - (hu.shape[2] - 1) / 2).max()) + 0.5,
