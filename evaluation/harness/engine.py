@@ -1,5 +1,6 @@
 """One container run under an organiser's rules: no network, no rights, limited time, memory and processes."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -136,13 +137,21 @@ def run_container(
             out_of_memory = (
                 _engine("inspect", "--format", "{{.State.OOMKilled}}", name).stdout.strip() == "true"
             )
-            _engine("rm", "--force", name)
-            process.wait()
+            _remove(name, process)
         log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
         text = log.read().decode(errors="replace")
     if exit_code == EXIT_ENGINE_FAILED:
         raise UsageError(f"{contestant.image}: the engine cannot run it ({_last_line(text)})")
     return Run(exit_code, elapsed, out_of_memory, text)
+
+
+def _remove(name: str, process: "subprocess.Popen[bytes]") -> None:
+    """Remove a container, also one that the engine is still creating."""
+    while process.poll() is None:
+        _engine("rm", "--force", name)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+    _engine("rm", "--force", name)
 
 
 def _last_line(text: str) -> str:
