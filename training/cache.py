@@ -14,17 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inference.geometry import Vector
+
 KIDNEY, TUMOR, IGNORE = 1, 2, 255
 """Labels of the cache. Ignored voxels count in no loss and in no score."""
 LOWEST_HU, HU_STEP = -280.0, 2.4
 """Scans are kept as 8-bit grey values, −280 to 332 HU: the steps are finer than any CT's noise."""
 SCANS = "scans"
 """Subfolder of a cache."""
+MARGIN_MM = 10.0
+"""Background kept around the kidneys of a label map: interpolation and peeling need some, nothing more."""
 SLAB_VOX = 24
 """A single slice is repeated so often: too thin to be a body, thick enough for a 3D network."""
 
 Role = Literal["train", "set_aside"]
-Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from evaluation.label_grid import resample_labels, widening
 from inference.formats.ct import CaseError, Ct, read_ct
 from inference.geometry import Roi, RoiSpec, resample
-from training.cache import IGNORE, KIDNEY, SCANS, TUMOR, Scan, save_scan, to_grey, triple
+from training.cache import IGNORE, KIDNEY, MARGIN_MM, SCANS, TUMOR, Scan, save_scan, to_grey, triple
 
 IMAGE, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 INDEX = "index.json"
@@ -38,8 +38,6 @@ TOTALSEGMENTATOR_IMAGE = "ct.nii.gz"
 TOTALSEGMENTATOR_KIDNEYS = ("kidney_left", "kidney_right", "kidney_cyst_left", "kidney_cyst_right")
 LABEL_SPACING_MM = 2.0
 """Of the label maps that CTs are synthesised around."""
-MARGIN_MM = 10.0
-"""Background kept around the kidneys: interpolation and peeling need some, nothing more."""
 SAME_AFFINE = 1e-3
 """Largest difference (mm) between the affines of a CT and its label map."""
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from inference.geometry import RoiSpec, Shape, Vector
-from training.cache import KIDNEY, TUMOR, LabelMap
+from training.cache import KIDNEY, MARGIN_MM, TUMOR, LabelMap
 from training.config import SamplingConfig, TrainConfig
 from training.real.augment import rotation
 from training.synthesis.draw import Landmarks, draw_labels, find_landmarks, synthesise_ct
@@ -23,8 +23,6 @@ from training.synthesis.ranges import PHASES, Range
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""
 LANDMARK_SPACING_MM = 4.0
-MARGIN_MM = 10.0
-"""Background kept around edited kidneys."""
 DRAWN_SHAPE_VOX = (120, 72, 132)
 """Holds the largest kidneys that `draw_labels` draws, at the cache's 2 mm."""
 DRAWN_SCAN_WIDTH_MM: Range = (300.0, 480.0)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from inference.geometry import Shape
 from training.cache import HU_STEP, IGNORE, KIDNEY, LOWEST_HU, TUMOR, Scan
 from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
+from training.synthesis.ranges import Range
 
-Shape = tuple[int, int, int]
-Range = tuple[float, float]
 Centre = Literal["scan", "kidney", "tumor", "anywhere"]
 AIR_HU = -1000.0
 CPU = torch.device("cpu")

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.cache import KIDNEY, TUMOR
+from training.synthesis.ranges import Range
 
 if TYPE_CHECKING:
     from training.real.augment import Scan
 
-Range = tuple[float, float]
 UNENHANCED_HU = 60.0
 """Parenchyma below this has no contrast agent in it."""
 BONE_HU = 200.0
