@@ -13,7 +13,7 @@ from inference.geometry import RoiSpec
 from training.cache import HU_STEP, IGNORE, KIDNEY, LOWEST_HU, TUMOR, Scan, to_grey
 from training.chain import PRESETS
 from training.config import SourceShares
-from training.data import EpochSampler, GpuLoader, Mixture, RealScans
+from training.data import Mixture, RealScans
 from training.real.augment import CPU, UNVARIED, ScanSampling, draw_scan_sample, smooth
 from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
 from training.real.validation import ScanScore, score_kidneys, score_tumors, summarise
@@ -203,19 +203,6 @@ def test_sources_come_in_their_shares() -> None:
     made = mixture()
     real = sum(isinstance(made.source(i), RealScans) for i in range(2000))
     assert real / 2000 == pytest.approx(0.75, abs=0.03)
-
-
-def test_the_gpus_loader_gives_the_same_samples_in_the_same_order() -> None:
-    sampler = EpochSampler(6)
-    loader = GpuLoader(mixture(), sampler, 3, workers=0, device=CPU)
-    assert len(loader) == 2
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        expected = [mixture()[i] for i in range(6 * epoch, 6 * epoch + 6)]
-        found = [(image, labels) for batch in loader for image, labels in zip(*batch, strict=True)]
-        for (image, labels), (image_too, labels_too) in zip(expected, found, strict=True):
-            assert torch.equal(image, image_too)
-            assert torch.equal(labels, labels_too)
 
 
 def test_a_coarser_cache_is_refused() -> None:

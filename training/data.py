@@ -6,24 +6,27 @@ the samples that it would have seen, and ranks never share one.
 
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning
 import numpy as np
-import torch
 from numpy.random import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from training.cache import Scan, cached_names, load_label_maps, load_scans
 from training.chain import LEFT_OUT
 from training.config import AS_THEY_ARE, SamplingConfig, SourceShares, TrainConfig
+from training.pool import PoolLoader, SamplePool
 from training.real.augment import CPU, Centre, draw_scan_sample
 from training.synthetic import TRAINING, VALIDATION, Sample, SyntheticPatients, normalise_hu
 
 log = logging.getLogger("training")
 FOLDS = 10
+POOL_VOXELS = 7 * 10**8
+"""Of a GPU's pool of samples: 2 GB; 500 whole ROIs of 112³ voxels."""
 
 
 class RealScans(Dataset[Sample]):
@@ -34,7 +37,6 @@ class RealScans(Dataset[Sample]):
         config: of the run.
         painted_share: of samples with lesions painted into the kidneys.
         stream: `TRAINING`, or `VALIDATION`: every scan in its turn.
-        device: where samples are computed.
     """
 
     def __init__(
@@ -44,10 +46,8 @@ class RealScans(Dataset[Sample]):
         *,
         painted_share: float = 0.0,
         stream: int = TRAINING,
-        device: torch.device = CPU,
     ) -> None:
         self.scans, self.config, self.painted_share, self.stream = scans, config, painted_share, stream
-        self.device = device
         coarse = [scan.name for scan in scans if scan.spacing_mm > config.roi.spacing_mm]
         if coarse:
             raise ValueError(
@@ -66,7 +66,6 @@ class RealScans(Dataset[Sample]):
             spacing_mm=self.config.roi.spacing_mm,
             centre=self._centre(rng),
             painted=rng.random() < self.painted_share,
-            device=self.device,
         )
         return normalise_hu(hu, inside, self.config.roi)[None], labels
 
@@ -99,74 +98,6 @@ class Mixture(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return self.source(index)[index]
-
-
-class GpuLoader:
-    """Batches whose real scans are drawn on the GPU, while worker processes synthesise CTs on the CPU.
-
-    A real scan takes a GPU milliseconds and a core a quarter of a second; a synthetic CT is many small steps,
-    which a core does no slower.
-
-    Args:
-        mixture: of the run.
-        sampler: of single indices.
-        batch_size: samples of a batch.
-        workers: processes; with 0 all is drawn in this one.
-        device: where real scans are drawn and batches are put.
-    """
-
-    def __init__(
-        self,
-        mixture: Mixture,
-        sampler: "EpochSampler",
-        batch_size: int,
-        *,
-        workers: int,
-        device: torch.device,
-    ) -> None:
-        self.mixture, self.sampler, self.batch_size, self.device = mixture, sampler, batch_size, device
-        for source in mixture.sources:
-            if isinstance(source, RealScans):
-                source.device = device
-        self.workers = workers
-        self._synthetic: Iterator[Sample] | None = None
-
-    def __len__(self) -> int:
-        return len(self.sampler) // self.batch_size
-
-    def __iter__(self) -> Iterator[Sample]:
-        batch = []
-        for index in self.sampler:
-            source = self.mixture.source(index)
-            if isinstance(source, RealScans):
-                sample = source[index]
-            else:
-                if self._synthetic is None:
-                    self._synthetic = self._synthesise(index)
-                sample = next(self._synthetic)
-            batch.append([tensor.to(self.device, non_blocking=True) for tensor in sample])
-            if len(batch) == self.batch_size:
-                image, labels = (torch.stack(tensors) for tensors in zip(*batch, strict=True))
-                yield image, labels
-                batch = []
-
-    def _synthesise(self, first: int) -> Iterator[Sample]:
-        """Synthetic CTs from this index on, through all epochs: the workers never pause between two."""
-        indices = (
-            index
-            for index in itertools.count(first, self.sampler.world_size)
-            if not isinstance(self.mixture.source(index), RealScans)
-        )
-        return iter(
-            DataLoader(
-                self.mixture,
-                batch_size=None,
-                sampler=indices,
-                num_workers=self.workers,
-                prefetch_factor=4 if self.workers else None,
-                pin_memory=self.workers > 0,
-            )
-        )
 
 
 class CachedSamples(Dataset[Sample]):
@@ -251,6 +182,7 @@ class Patients(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.config, self.cache, self.workers = config, cache, workers
+        self._pool: SamplePool | None = None
         names = cached_names(cache) if cache else []
         scans = load_scans(cache) if cache else []
         k, n = fold or (0, FOLDS)
@@ -275,19 +207,35 @@ class Patients(lightning.LightningDataModule):
         self.training_names = sorted({*self.map_names, *(s.name for s in self.scans)})
         self.validation_names = sorted(s.name for s in self.validation_scans) or self.validation_maps
 
-    def train_dataloader(self) -> DataLoader[Sample] | GpuLoader:
-        """Fresh samples in every epoch."""
+    def train_dataloader(self) -> DataLoader[Sample] | PoolLoader:
+        """Fresh samples in every epoch; on a GPU with workers, some more than once."""
         steps, mixture = self.config.steps_per_epoch, self._mixture()
         device = self.trainer.strategy.root_device if self.trainer else CPU
-        if device.type != "cuda":
+        if device.type != "cuda" or not self.workers:
             return self._loader(mixture, steps, repeats=False, workers=self.workers)
-        return GpuLoader(
+        config, sampler = self.config, self._sampler(steps, repeats=False)
+        first = sampler.epoch * sampler.n_samples * sampler.world_size + sampler.rank
+        stream = DataLoader(
             mixture,
-            self._sampler(steps, repeats=False),
-            self.config.batch_size,
-            workers=self.workers,
-            device=device,
+            batch_size=None,
+            sampler=itertools.count(first, sampler.world_size),
+            num_workers=self.workers,
+            prefetch_factor=4,
         )
+        self._pool = SamplePool(
+            stream,
+            config.shape_vox,
+            capacity=POOL_VOXELS // math.prod(config.shape_vox),
+            device=device,
+            mirror=config.mirror,
+            seed=config.seed + first,
+        )
+        return PoolLoader(self._pool, steps, config.batch_size)
+
+    def teardown(self, stage: str) -> None:
+        """Stop the worker processes."""
+        if self._pool is not None:
+            self._pool.close()
 
     def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
         """The same held-out samples in every epoch; none where whole scans are validated on instead."""
