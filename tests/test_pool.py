@@ -1,9 +1,8 @@
 """A GPU's pool of samples, here on the CPU."""
 
-import itertools
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,21 +15,35 @@ from training.synthetic import Sample
 SHAPE = (8, 8, 8)
 
 
-def numbered(last: int | None = None) -> Iterator[Sample]:
-    """Samples whose image is a multiple of 1/64, whose labels are their number."""
-    for i in itertools.count() if last is None else range(last):
-        yield torch.full((1, *SHAPE), (i % 64 + 1) / 100), torch.full(SHAPE, i % 192, dtype=torch.uint8)
+def numbered(last: int) -> Iterator[Sample]:
+    """Samples whose image is a multiple of 1/100, whose labels are their number."""
+    for i in range(last):
+        yield torch.full((1, *SHAPE), (i % 64 + 1) / 100), torch.full(SHAPE, i, dtype=torch.uint8)
 
 
-def pool(samples: Iterator[Sample], capacity: int = 16) -> SamplePool:
-    return SamplePool(samples, SHAPE, capacity=capacity, device=CPU, mirror=True, seed=0)
+@contextmanager
+def filled_pool(n: int) -> Iterator[SamplePool]:
+    """A pool of 16 samples through which n have come, and no more come."""
+    all_came, go_on = threading.Event(), threading.Event()
+
+    def stream() -> Iterator[Sample]:
+        yield from numbered(n)
+        all_came.set()
+        go_on.wait(10)
+
+    pool = SamplePool(stream(), SHAPE, capacity=16, device=CPU, mirror=True, seed=0)
+    assert all_came.wait(10)
+    try:
+        yield pool
+    finally:
+        go_on.set()
+        pool.close()
 
 
 def test_an_epoch_has_its_batches() -> None:
-    made = pool(numbered())
-    loader = PoolLoader(made, 5, 3)
-    batches = list(loader)
-    made.close()
+    with filled_pool(16) as pool:
+        loader = PoolLoader(pool, 5, 3)
+        batches = list(loader)
     assert len(loader) == len(batches) == 5
     for image, labels in batches:
         assert (image.shape, image.dtype) == ((3, 1, *SHAPE), torch.float32)
@@ -38,27 +51,16 @@ def test_an_epoch_has_its_batches() -> None:
 
 
 def test_image_and_labels_stay_together() -> None:
-    with closing(pool(numbered())) as made:
-        for image, labels in (made.batch(2) for _ in range(20)):
+    with filled_pool(100) as pool:
+        for image, labels in (pool.batch(2) for _ in range(20)):
             for one, its in zip(image, labels, strict=True):
                 number = int(its[4, 4, 4])
                 assert float(one[0, 4, 4, 4]) == pytest.approx((number % 64 + 1) / 100, abs=0.15)
 
 
 def test_newer_samples_replace_older_ones() -> None:
-    made_40, go_on = threading.Event(), threading.Event()
-
-    def slowly() -> Iterator[Sample]:
-        yield from numbered(40)
-        made_40.set()
-        go_on.wait(10)
-        yield from numbered(1)
-
-    made = pool(slowly())
-    made_40.wait(10)
-    seen = {int(labels[4, 4, 4]) for _ in range(50) for labels in made.batch(2)[1]}
-    go_on.set()
-    made.close()
+    with filled_pool(40) as pool:
+        seen = {int(labels[4, 4, 4]) for _ in range(50) for labels in pool.batch(2)[1]}
     assert seen == set(range(28, 40))  # three quarters of the capacity: the rest may be written now
 
 
@@ -68,7 +70,7 @@ def test_a_broken_stream_is_said() -> None:
         raise OSError("disk")
 
     with pytest.raises(RuntimeError) as error:
-        pool(broken()).batch(2)
+        SamplePool(broken(), SHAPE, capacity=16, device=CPU, mirror=True, seed=0).batch(2)
     assert isinstance(error.value.__cause__, OSError)
 
 
