@@ -589,7 +589,7 @@ def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each
     assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
     config = replace(TINY, sources=SourceShares(labelled=1.0), max_epochs=1, base_channels=4)
     chain = (replace(TINY_CHAIN[0], config=config, parts=2),)
-    reproduce([], out, cache=cache, chain=chain, accelerator="cpu")
+    reproduce([], out, cache=cache, chain=chain, accelerator="cpu", side_by_side=True)
     runs = out / "runs" / TINY_CHAIN[0].name
     splits = [json.loads((runs / f"part-{k}" / "split.json").read_text()) for k in range(2)]
     held_out = [set(split["validation"]) for split in splits]

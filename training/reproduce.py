@@ -3,13 +3,15 @@
 import hashlib
 import json
 import logging
+import multiprocessing
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inference.networks.weights import CHECKSUMS, WeightsMetadata, load_weights
 from training.chain import CHAIN, Round
+from training.config import TrainConfig
 from training.module import VALIDATION_DSC, average_weights
 from training.train import RunOptions, train
 
@@ -44,6 +46,8 @@ def reproduce(
     workers: int = 0,
     accelerator: str = "auto",
     max_steps: int | None = None,
+    side_by_side: bool = False,
+    in_time: bool = False,
 ) -> list[Comparison]:
     """Train the chain; a stopped call goes on where it was.
 
@@ -57,6 +61,9 @@ def reproduce(
         seed: added to every round's.
         workers, accelerator: see `RunOptions`.
         max_steps: of each run, instead of its round's.
+        side_by_side: rounds that do not need one another are trained at once, for a GPU that one run does not
+            fill; they share the workers.
+        in_time: each run ends after its round's `gpu_minutes`, or its planned steps if these are done before.
     """
     if data:
         from training.prepare import (
@@ -68,36 +75,92 @@ def reproduce(
             for error in prepare(folder, cache, processes=max(1, workers)).values():
                 log.error("%s", error)
     networks: dict[str, list[Path]] = {}
-    weights: dict[str, Path] = {}
+    for wave in waves(chain):
+        runs: list[tuple[TrainConfig, RunOptions, str]] = []
+        for one in wave:
+            config = replace(one.config, seed=one.config.seed + seed)
+            if max_steps:
+                config = replace(config, max_epochs=max(1, max_steps // config.steps_per_epoch))
+            folder = out / "runs" / one.name
+            folders = [folder / f"part-{k}" for k in range(one.parts)] if one.parts > 1 else [folder]
+            networks[one.name] = [run / f"{config.stage}.safetensors" for run in folders]
+            for k, run in enumerate(folders):
+                start = init / f"{config.stage}.safetensors" if init is not None else None
+                if one.parent is not None:
+                    start = networks[one.parent][k % len(networks[one.parent])]
+                options = RunOptions(
+                    run,
+                    cache,
+                    init=start,
+                    resume=True,
+                    fold=(k, one.parts) if one.parts > 1 else None,
+                    max_minutes=one.gpu_minutes if in_time else 0.0,
+                    anneal_in_time=in_time,
+                    workers=workers // _runs_of(wave) if side_by_side else workers,
+                    accelerator=accelerator,
+                )
+                runs.append((config, options, one.name))
+        if side_by_side:
+            _train_side_by_side(runs)
+        else:
+            for config, options, name in runs:
+                train(config, options, name=name)
+    weights = {name: paths[0] for name, paths in networks.items()}
     for one in chain:
-        config = replace(one.config, seed=one.config.seed + seed)
-        if max_steps:
-            config = replace(config, max_epochs=max(1, max_steps // config.steps_per_epoch))
-        runs = out / "runs" / one.name
-        networks[one.name] = []
-        for k in range(one.parts):
-            start = init / f"{config.stage}.safetensors" if init is not None else None
-            if one.parent is not None:
-                start = networks[one.parent][k % len(networks[one.parent])]
-            options = RunOptions(
-                runs / f"part-{k}" if one.parts > 1 else runs,
-                cache,
-                init=start,
-                resume=True,
-                fold=(k, one.parts) if one.parts > 1 else None,
-                workers=workers,
-                accelerator=accelerator,
-            )
-            networks[one.name].append(train(config, options, name=one.name))
-        weights[one.name] = networks[one.name][0]
         if one.parts > 1:
-            weights[one.name] = runs / f"{config.stage}.safetensors"
+            weights[one.name] = out / "runs" / one.name / f"{one.config.stage}.safetensors"
             average_weights(networks[one.name], weights[one.name])
     last = {one.config.stage: weights[one.name] for one in chain}
     for stage, path in last.items():
         shutil.copyfile(path, out / f"{stage}.safetensors")
     _write_checksums(out, sorted(last))
     return [_compare(stage, out, shipped) for stage in last]
+
+
+def waves(chain: Sequence[Round]) -> Iterator[list[Round]]:
+    """The rounds in groups that need nothing of one another: those whose parents are done."""
+    done: set[str | None] = {None}
+    left = list(chain)
+    while left:
+        ready = [one for one in left if one.parent in done]
+        if not ready:
+            raise ValueError(f"{left[0].name}: its parent {left[0].parent} is no round of the chain")
+        yield ready
+        done |= {one.name for one in ready}
+        left = [one for one in left if one not in ready]
+
+
+def _runs_of(wave: Sequence[Round]) -> int:
+    return sum(one.parts for one in wave)
+
+
+def _train_side_by_side(runs: Sequence[tuple[TrainConfig, RunOptions, str]]) -> None:
+    """Each run in a process of its own, all forked from one that has imported what they need.
+
+    Raises:
+        ValueError: a run failed; its traceback is on stderr.
+    """
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["training.train"])
+    processes = [
+        server.Process(target=_train_with_log, args=(config, options, name)) for config, options, name in runs
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    failed = [str(o.out) for (_, o, _), p in zip(runs, processes, strict=True) if p.exitcode]
+    if failed:
+        raise ValueError(
+            f"training failed: {', '.join(failed)}. Call again to go on from the last checkpoints"
+        )
+
+
+def _train_with_log(config: TrainConfig, options: RunOptions, name: str) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    log_file = options.out / "train.log"
+    logging.basicConfig(filename=log_file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    train(config, options, name=name)
 
 
 def _write_checksums(folder: Path, stages: list[str]) -> None:
