@@ -25,6 +25,8 @@ from training.synthetic import TRAINING, VALIDATION, Sample, SyntheticPatients, 
 
 log = logging.getLogger("training")
 FOLDS = 10
+WORKER_CONTEXT = "fork"
+"""Workers see the scans of the process that started them; any other way each gets a copy, a gigabyte."""
 POOL_VOXELS = 7 * 10**8
 """Of a GPU's pool of samples: 2 GB; 500 whole ROIs of 112³ voxels."""
 
@@ -221,6 +223,7 @@ class Patients(lightning.LightningDataModule):
             sampler=itertools.count(first, sampler.world_size),
             num_workers=self.workers,
             prefetch_factor=4,
+            multiprocessing_context=WORKER_CONTEXT,
         )
         self._pool = SamplePool(
             stream,
@@ -291,6 +294,7 @@ class Patients(lightning.LightningDataModule):
             batch_size=self.config.batch_size,
             sampler=self._sampler(steps, repeats=repeats),
             num_workers=workers,
+            multiprocessing_context=WORKER_CONTEXT if workers else None,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
         )
