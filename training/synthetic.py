@@ -16,8 +16,9 @@ from inference.geometry import RoiSpec, Shape, Vector
 from training.cache import KIDNEY, MARGIN_MM, TUMOR, LabelMap
 from training.config import SamplingConfig, TrainConfig
 from training.real.augment import rotation
-from training.synthesis.draw import Landmarks, draw_labels, find_landmarks, synthesise_ct
+from training.synthesis.draw import Landmarks, find_landmarks, synthesise_ct
 from training.synthesis.fields import SmoothField
+from training.synthesis.labels import draw_labels
 from training.synthesis.ranges import PHASES, Range
 
 TRAINING, VALIDATION = 0, 1
