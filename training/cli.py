@@ -131,7 +131,7 @@ def train_command(
 @click.option("--version", default=None, help="Of the weights, for the model card.")
 def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
     """Write the network of a CHECKPOINT to OUT.safetensors, for `python -m inference`."""
-    from training.module import export_weights
+    from training.checkpoints import export_weights
 
     try:
         metadata = export_weights(checkpoint, out, version=version)
@@ -148,7 +148,7 @@ def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
 def average_command(out: Path, weights: tuple[Path, ...], version: str | None) -> None:
     """Write the mean of exported WEIGHTS, of rounds that went on from one another, to OUT.safetensors."""
     from inference.networks.weights import WeightsError
-    from training.module import average_weights
+    from training.checkpoints import average_weights
 
     try:
         metadata = average_weights(weights, out, version=version)
