@@ -217,6 +217,21 @@ def montage_command(out: Path, cases: int, labels: Path | None, real: tuple[Path
         sys.exit(EXIT_USAGE)
 
 
+@main.command("chain")
+@click.option("--write", is_flag=True, help="Into the documents that show it, instead of printing it.")
+def chain_command(write: bool) -> None:
+    """Print the rounds of training as a Markdown table."""
+    from training import chain_table
+
+    table = chain_table.chain_table()
+    if not write:
+        click.echo(table)
+        return
+    for document in chain_table.DOCUMENTS:
+        chain_table.update(document, table)
+        log.info("%s: written", document)
+
+
 @main.command("reproduce")
 @click.option("--data", type=_path(), multiple=True, metavar="DIR",
               help="A data set as for `prepare`; repeatable.  [default: drawn kidneys alone]")  # fmt: skip
