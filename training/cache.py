@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.geometry import Vector
+from inference.geometry import KIDNEY, TUMOR, Vector
 
-KIDNEY, TUMOR, IGNORE = 1, 2, 255
-"""Labels of the cache. Ignored voxels count in no loss and in no score."""
+IGNORE = 255
+"""Label of voxels that count in no loss and in no score; the others are those of `inference.geometry`."""
 LOWEST_HU, HU_STEP = -280.0, 2.4
 """Scans are kept as 8-bit grey values, −280 to 332 HU: the steps are finer than any CT's noise."""
 SCANS = "scans"

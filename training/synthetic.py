@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from inference.geometry import RoiSpec, Shape, Vector
-from training.cache import KIDNEY, MARGIN_MM, TUMOR, LabelMap
+from inference.geometry import KIDNEY, TUMOR, RoiSpec, Shape, Vector
+from training.cache import MARGIN_MM, LabelMap
 from training.config import SamplingConfig, TrainConfig
 from training.real.augment import rotation
 from training.synthesis.draw import Landmarks, find_landmarks, synthesise_ct
@@ -346,7 +346,7 @@ def _vector(values: NDArray[np.float64]) -> Vector:
 
 
 def normalise_hu(hu: Tensor, inside: Tensor, roi: RoiSpec) -> Tensor:
-    """`inference.preprocess.normalise` on tensors: HU → [0, 1], 0 outside the scan."""
+    """`inference.method.roi.normalise` on tensors, bit for bit: HU → [0, 1], 0 outside the scan."""
     low, high = roi.window_hu
     if roi.normalisation == "minmax":
         low, high = (float(hu[inside].min()), float(hu[inside].max())) if inside.any() else (0.0, 0.0)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from inference.geometry import Shape
+from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION
 from training.cache import LabelMap
 from training.config import AS_THEY_ARE
-from training.prepare import IMAGE, SEGMENTATION
 from training.synthesis.draw import synthesise_ct
 from training.synthetic import draw_label_map, patient_landmarks, place_patient, sample_inside, sample_labels
 
@@ -65,8 +65,8 @@ def synthesise_cases(
         )
         folder = out / f"case_{FIRST_NUMBER + i:05d}"
         folder.mkdir(parents=True, exist_ok=True)
-        _save(folder / IMAGE, np.rint(hu.numpy()).astype(np.float64), spacing_mm)
-        _save(folder / SEGMENTATION, labels.numpy(), spacing_mm)
+        _save(folder / KITS19_IMAGE, np.rint(hu.numpy()).astype(np.float64), spacing_mm)
+        _save(folder / KITS19_SEGMENTATION, labels.numpy(), spacing_mm)
         folders.append(folder)
     return folders
 

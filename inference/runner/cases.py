@@ -17,7 +17,7 @@ from ..formats.preflight import is_dicom
 Naming = Literal["auto", "kits19", "same", "nnunet", "grand-challenge"]
 NAMINGS: tuple[str, ...] = get_args(Naming)
 
-KITS19_IMAGE = "imaging.nii.gz"
+KITS19_IMAGE, KITS19_SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 TOTALSEGMENTATOR_IMAGE, TOTALSEGMENTATOR_LABELS = "ct.nii.gz", "segmentations"
 NNUNET_CHANNEL = "_0000"
 NNUNET_NUMBER = re.compile(r"_(\d{4})$")

@@ -17,6 +17,7 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
 from ..formats.ct import Ct, NativeGrid
+from ..formats.volume import LPS_TO_RAS
 from ..geometry import KIDNEY, TUMOR, Roi, Vector
 from ..method.postprocess import CONNECTIVITY_26, Box
 
@@ -30,7 +31,6 @@ BODY_HU = -300
 """Body and not air or lung."""
 BODY_STEP_VOX = 4
 """Every fourth voxel is enough to find the middle of a body."""
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 Side = Literal["left", "right"]
 """The patient's."""
@@ -196,7 +196,7 @@ def measure(
 
 def index_to_lps_mm(native: NativeGrid) -> NDArray[np.float64]:
     """4×4: a voxel's canonical index (z, y, x) → its centre (x, y, z) in LPS millimetres."""
-    return RAS_TO_LPS @ native.affine @ inv_ornt_aff(native.to_canonical, native.shape)
+    return np.diag([*LPS_TO_RAS, 1.0]) @ native.affine @ inv_ornt_aff(native.to_canonical, native.shape)
 
 
 def stored_index(native: NativeGrid, axis: int, index: int) -> int:

@@ -86,15 +86,16 @@ def label_writer(name: str, *, version: str, with_report: bool = False) -> Label
             case "dicom-seg":
                 from ..formats.dicom_seg import write_dicom_seg
 
+                write_report: Any = None
                 if with_report:
                     from ..formats.structured_report import write_structured_report
 
-                    return partial(_write_both, write_dicom_seg, write_structured_report, version)
-                return partial(_write_series_object, write_dicom_seg, version)
+                    write_report = write_structured_report
+                return partial(_write_series_object, write_dicom_seg, write_report, version)
             case "rtstruct":
                 from ..formats.rtstruct import write_rtstruct
 
-                return partial(_write_series_object, write_rtstruct, version)
+                return partial(_write_series_object, write_rtstruct, None, version)
             case "seg-nrrd":
                 from ..formats.segmentation_nrrd import write_segmentation_nrrd
 
@@ -155,18 +156,6 @@ def _stem(name: str) -> str:
 
 def _write_series_object(
     write: Any,
-    version: str,
-    path: Path,
-    labels: NDArray[np.uint8],
-    native: NativeGrid,
-    source: Path,
-    findings: Findings,
-) -> None:
-    write(path, segments_of(labels, findings), native, source, version=version)
-
-
-def _write_both(
-    write: Any,
     write_report: Any,
     version: str,
     path: Path,
@@ -177,7 +166,8 @@ def _write_both(
 ) -> None:
     segments = segments_of(labels, findings)
     write(path, segments, native, source, version=version)
-    write_report(path.with_suffix(REPORT_SUFFIX), path, segments, source, version=version)
+    if write_report is not None:
+        write_report(path.with_suffix(REPORT_SUFFIX), path, segments, source, version=version)
 
 
 def _write_nrrd(

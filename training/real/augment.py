@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from inference.geometry import Shape
-from training.cache import HU_STEP, IGNORE, KIDNEY, LOWEST_HU, TUMOR, Scan
+from inference.geometry import KIDNEY, TUMOR, Shape
+from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan
 from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
 from training.synthesis.ranges import Range
 

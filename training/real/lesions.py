@@ -16,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.cache import KIDNEY, TUMOR
+from inference.geometry import KIDNEY, TUMOR
 from training.synthesis.ranges import Range
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from inference.geometry import RoiSpec
+from inference.geometry import TUMOR, RoiSpec
 from inference.method.postprocess import keep_kidneys
-from training.cache import HU_STEP, IGNORE, LOWEST_HU, TUMOR, Scan
+from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan
 
 TILE_OVERLAP = 0.25
 """Least part of a tile that the next one repeats, as at inference."""

@@ -25,7 +25,6 @@ class BowelRanges:
     top_z: Range = (0.0, 110.0)
     cell_mm: Range = (10.0, 30.0)  # a third of a loop's diameter
     threshold_sd: Range = (0.6, 1.8)
-    wall_sd: Range = (0.1, 0.5)  # thickness of the wall around gas and contrast
     wall_mm: Range = (1.5, 5.0)
     # what a loop holds: soft tissue, kidney-like, fluid, stool, gas over fluid, gas, oral contrast
     content_shares: tuple[float, ...] = (0.28, 0.14, 0.16, 0.14, 0.1, 0.08, 0.1)
