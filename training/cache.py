@@ -25,7 +25,7 @@ SCANS = "scans"
 MARGIN_MM = 10.0
 """Background kept around the kidneys of a label map: interpolation and peeling need some, nothing more."""
 SLAB_VOX = 24
-"""A single slice is repeated so often: too thin to be a body, thick enough for a 3D network."""
+"""A single slice is repeated so often: thick enough for a 3D network."""
 
 Role = Literal["train", "set_aside"]
 
@@ -60,7 +60,7 @@ class Scan:
         grey: uint8 (z, y, x) in canonical LPS; HU = `LOWEST_HU` + `HU_STEP` · grey.
         labels: uint8, same shape: 0 background, 1 kidney, 2 tumor, 255 ignore.
         spacing_mm: side of a voxel.
-        has_kidney: kidneys are labelled; if not, there is no kidney but in ignored voxels.
+        has_kidney: kidneys are labelled; if not, the scan shows no kidney, except in ignored voxels.
         has_tumor: tumors are labelled too.
         is_slice: a single axial slice, repeated along z.
     """

@@ -48,7 +48,7 @@ def export_weights(checkpoint: Path, out: Path, *, version: str | None = None) -
         version: of the weights, for the model card.
 
     Raises:
-        ValueError: no checkpoint of ours.
+        ValueError: not a checkpoint of this project.
     """
     tensors, metadata = _read_checkpoint(checkpoint)
     if version is not None:
@@ -58,16 +58,16 @@ def export_weights(checkpoint: Path, out: Path, *, version: str | None = None) -
 
 
 def average_weights(paths: Sequence[Path], out: Path, *, version: str | None = None) -> WeightsMetadata:
-    """Write the mean of networks that went on from one another: steadier than each of them.
+    """Write the mean of networks that were trained on from one another: more robust than each of them.
 
     Args:
-        paths: exported weights of one stage, grid and width. What they say of themselves is taken from the
-            last one, its validation DSC too.
+        paths: exported weights of one stage, grid and width. The metadata is the last one's, with its
+            validation DSC.
         out: the `.safetensors` file.
         version: of the weights, for the model card.
 
     Raises:
-        ValueError: networks that have no mean, or no weights of ours.
+        ValueError: different stages, grids or widths, or files that are no weights of this project.
     """
     networks = [_load(path) for path in paths]
     contracts = {(w.metadata.stage, w.metadata.roi, w.metadata.base_channels) for w in networks}

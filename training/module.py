@@ -30,9 +30,9 @@ class Segmentation(lightning.LightningModule):
 
     Args:
         config: of the run.
-        metadata: what the exported weights will say of themselves.
-        max_seconds: the learning rate falls with the time where that passes faster than the planned steps do;
-            0 is no limit.
+        metadata: of the exported weights.
+        max_seconds: time limit; the learning rate follows the time if that is ahead of the planned steps.
+            0: no limit.
     """
 
     def __init__(self, config: TrainConfig, metadata: WeightsMetadata, *, max_seconds: float = 0.0) -> None:
@@ -61,7 +61,7 @@ class Segmentation(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: Sample, index: int) -> None:
-        """Loss, and DSC at the threshold of the cases that show the structure."""
+        """Loss, and DSC of the cases that show the structure."""
         loss, logits = self._loss(batch)
         target, mask = self._target(batch[1])
         predicted = (logits > 0) & (mask > 0)  # sigmoid(0) is one half
@@ -74,7 +74,7 @@ class Segmentation(lightning.LightningModule):
             self.logger.experiment.add_image("validation", picture, self.global_step)
 
     def on_validation_epoch_start(self) -> None:
-        """No scores yet."""
+        """Reset the scores."""
         self.scores: list[float] = []
 
     def on_validation_epoch_end(self) -> None:
@@ -84,7 +84,7 @@ class Segmentation(lightning.LightningModule):
         self.log("val_dsc", total / count.clamp(min=1), prog_bar=True)
 
     def _target(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Target and mask of the loss, float (B, 1, D, H, W): kidney ∪ tumor, or tumor and its place.
+        """Target and mask of the loss, float (B, 1, D, H, W): kidney ∪ tumor, or tumor in its margin.
 
         Ignored voxels are in neither.
         """
@@ -94,7 +94,9 @@ class Segmentation(lightning.LightningModule):
         if self.config.stage == "kidney":
             return kidneys, counted
         margin, mask = self.config.loss.margin_vox, kidneys
-        for axis in range(3 if margin else 0):  # three lines instead of one cube: a hundredth of the work
+        for axis in range(
+            3 if margin else 0
+        ):  # three 1D windows instead of one cube: a hundredth of the work
             reach = [margin if a == axis else 0 for a in range(3)]
             mask = functional.max_pool3d(mask, [2 * n + 1 for n in reach], stride=1, padding=reach)
         return (labels == TUMOR).float(), mask * counted
@@ -138,7 +140,7 @@ class Segmentation(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint says what its weights are, so that it can be exported on its own."""
+        """Store the weights' metadata in the checkpoint, so that it can be exported alone."""
         reached = {"step": str(self.global_step)}
         if "val_dsc" in self.trainer.callback_metrics:
             reached[VALIDATION_DSC] = f"{float(self.trainer.callback_metrics['val_dsc']):.4f}"
@@ -146,7 +148,7 @@ class Segmentation(lightning.LightningModule):
         checkpoint[METADATA] = format_metadata(metadata)
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a network's weights; the last layer is drawn anew where the config says so.
+        """Load a network's weights.
 
         Raises:
             ValueError: they are of another architecture.
@@ -159,7 +161,7 @@ class Segmentation(lightning.LightningModule):
             ) from error
 
     def reset_head(self) -> None:
-        """A last layer that starts unsaturated, at rare foreground: the tumor's loss collapses otherwise."""
+        """Reinitialise the last layer with a bias for rare foreground; the tumor loss collapses otherwise."""
         with torch.no_grad():
             self.net.head.reset_parameters()
             assert self.net.head.bias is not None
@@ -189,7 +191,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _still_statistics(block: nn.Module) -> Iterator[None]:
-    """The second computation of a batch must not count in batch norm's running statistics again."""
+    """Keep batch norm's running statistics unchanged while a batch is computed a second time."""
     layers = [layer for layer in block.modules() if isinstance(layer, nn.BatchNorm3d)]
     momentum = [layer.momentum for layer in layers]
     for layer in layers:

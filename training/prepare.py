@@ -9,8 +9,8 @@ Three layouts are known:
 - An `index.json`: `<name>/imaging.nii.gz` and, where there is one, `<name>/segmentation.nii.gz`.
 
 `index.json` maps each name to `{"labels": …, "role": …, "case": …, "slice": …}`. `labels` holds "1 kidney"
-where kidneys are labelled and "2 tumor" where tumors are too; otherwise there is no kidney but in voxels
-labelled 255, which count in nothing. `role` is `train` (the default), `set_aside` (validation alone) or
+where kidneys are labelled and "2 tumor" where tumors are too; otherwise the scan shows no kidney, except in
+voxels labelled 255, which are ignored. `role` is `train` (the default), `set_aside` (validation alone) or
 anything else (left out). `slice` marks a single axial slice with complete labels.
 """
 
@@ -50,12 +50,12 @@ Layout = Literal["kits", "totalsegmentator", "index"]
 
 @dataclass(frozen=True)
 class Source:
-    """One case of a data set, and what is known of it before it is read.
+    """One case of a data set, before its images are read.
 
     Attributes:
         name: in the cache.
         folder: its files.
-        layout: how they lie there.
+        layout: of the folder.
         entry: its line of `index.json`.
     """
 
@@ -69,7 +69,7 @@ def find_sources(data: Path) -> list[Source]:
     """The cases of a data set, sorted by name.
 
     Raises:
-        ValueError: no layout that is known.
+        ValueError: an unknown layout.
     """
     if (data / INDEX).is_file():
         index = json.loads((data / INDEX).read_text())
@@ -249,7 +249,7 @@ def _resample_all(labels: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
 
 
 def _whole_scan(shape: tuple[int, int, int], spacing: tuple[float, float, float], to_mm: float) -> Roi:
-    """An isotropic grid over a whole CT, their centres the same."""
+    """An isotropic grid over a whole CT, with the same centre."""
     step = to_mm / np.asarray(spacing)
     size = np.maximum(1, np.round(np.asarray(shape) / step)).astype(int)
     start = (np.asarray(shape) - 1) / 2 - (size - 1) / 2 * step
@@ -261,7 +261,7 @@ def _whole_scan(shape: tuple[int, int, int], spacing: tuple[float, float, float]
 
 
 def _label_arrays(labels: NDArray[np.uint8], spacing_mm: tuple[float, float, float]) -> dict[str, NDArray]:
-    """The fields of a `LabelMap`: the scan's 2 mm grid, as far as the kidneys reach."""
+    """The fields of a `LabelMap`: a 2 mm grid around the kidneys."""
     shape, spacing = np.asarray(labels.shape), np.asarray(spacing_mm)
     step = LABEL_SPACING_MM / spacing
     box = ndimage.find_objects((labels > 0).astype(np.uint8))[0]

@@ -1,4 +1,4 @@
-"""Whole synthetic cases on disk, in KiTS19's format, for whoever wants to see or share them."""
+"""Whole synthetic cases on disk, in KiTS19's format, to look at or to share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +36,8 @@ def synthesise_cases(
         n_cases: how many.
         spacing_mm: isotropic.
         seed: of the first case; each case has its own random stream.
-        maps: label maps to draw CTs around, in turn; without any, kidneys are drawn too.
-        phases: contrast phases, in turn; without any, each is drawn.
+        maps: label maps to synthesise CTs around, in turn; without any, kidneys are synthetic too.
+        phases: contrast phases, in turn; without any, they are random.
 
     Returns:
         The folders.

@@ -1,4 +1,4 @@
-"""`--output-format`: how outputs are called, and what writes them."""
+"""`--output-format`: names of the outputs, and their writers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from .findings import Findings, Kidney, Tumor
 from .run import LabelWriter, write_as_label_map
 
 MAX_SEGMENTS = 255
-"""That a byte can number."""
+"""Most that fit in a byte."""
 REPORT_SUFFIX = ".sr.dcm"
 """Of the structured report beside a DICOM segmentation."""
 MEASURES = ("ml", "hu_mean", "hu_sd", "axial_diameter_mm", "largest_extent_mm")
@@ -25,7 +25,7 @@ MEASURES = ("ml", "hu_mean", "hu_sd", "axial_diameter_mm", "largest_extent_mm")
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """A format beside the usual label map.
+    """An output format other than the label map.
 
     Attributes:
         suffix: of its files.
@@ -46,7 +46,7 @@ NAMES = (LABEL_MAP, *FORMATS)
 
 
 def as_format(cases: Iterable[Case], name: str) -> list[Case]:
-    """The same cases, their outputs called as the format's files are.
+    """The same cases, with outputs named for the format.
 
     Raises:
         UsageError: the format must refer to a DICOM series, and a case is none.
@@ -69,7 +69,7 @@ def as_format(cases: Iterable[Case], name: str) -> list[Case]:
 
 
 def label_writer(name: str, *, version: str, with_report: bool = False) -> LabelWriter:
-    """What writes a format.
+    """The writer of a format.
 
     Args:
         name: one of `NAMES`.
@@ -120,7 +120,7 @@ def segments_of(labels: NDArray[np.uint8], findings: Findings) -> Segments:
     """
     parts = findings.parts
     if len(findings.kidneys) + len(findings.tumors) > MAX_SEGMENTS:
-        return plain_segments(labels)  # confetti
+        return plain_segments(labels)  # too many small structures to number
     nothing = {"ml": 0.0}
     described = [_kidney_segment(kidney) for kidney in findings.kidneys]
     described = described or [Segment("Kidney", "kidney", measures=nothing)]

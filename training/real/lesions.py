@@ -1,6 +1,6 @@
 """Tumors and cysts painted into real kidneys, anew for every sample (after Hu et al., CVPR 2023).
 
-A lesion is a lumpy ellipsoid about a kidney voxel. What lay there is pushed aside; its HU follow the
+A lesion is an uneven ellipsoid around a kidney voxel. The tissue there is pushed aside; its HU follow the
 parenchyma around it, in the proportions that 109 real tumors beside their own kidneys have (medians in
 single slices of KiTS patients): tumor over parenchyma 0.20, 0.44, 0.63, 0.84, 1.09 and standard deviation
 within the tumor 10, 15, 21, 28, 42 HU at the 5th, 25th, 50th, 75th and 95th percentile.
@@ -32,7 +32,7 @@ REACH = 2.0
 
 @dataclass(frozen=True)
 class LesionRanges:
-    """What lesions are drawn from. Shares are probabilities, HU and mm as named.
+    """Ranges of random lesions. Shares are probabilities, HU and mm as named.
 
     Attributes:
         tumors, cysts: at most so many in a sample; at least one of either.
@@ -40,7 +40,7 @@ class LesionRanges:
         tumor_radius_mm, cyst_radius_mm: log-uniform.
         stretch: of each axis.
         lumps: standard deviation of the surface, as a share of the radius.
-        off_centre: from the kidney voxel, as a share of the radius: how far it may grow out.
+        off_centre: distance of the centre from a kidney voxel, as a share of the radius.
         edge_mm: width of the border.
         push: share of the radius by which surrounding tissue is moved aside.
         ratio_percentiles, ratios: tumor over parenchyma where that has contrast.
@@ -123,7 +123,7 @@ def draw_lesions(
     Args:
         scan: its kidneys.
         rng: all that is random comes from it.
-        ranges: what to draw from.
+        ranges: of the lesions' parameters.
         to_sample_mm: scan voxel (z, y, x) → mm about the sample's centre.
         size_mm: (z, y, x) of the sample.
     """
@@ -160,14 +160,14 @@ def _draw_lesion(is_tumor: bool, at_mm: NDArray[np.float64], rng: Generator, ran
 
 
 def push_aside(points: Tensor, lesions: list[Lesion]) -> Tensor:
-    """Where to look for the tissue that the lesions' mass has moved.
+    """Where the tissue that lies at some points was before the lesions displaced it.
 
     Args:
         points: (D, H, W, zyx) mm about the sample's centre.
         lesions: the last one on top.
 
     Returns:
-        The same shape: between one and `REACH` radii the tissue is that of further inside.
+        The same shape: points within `REACH` radii move towards the lesion's centre.
     """
     for lesion in reversed(lesions):
         distance = lesion.distance(points)
@@ -182,13 +182,13 @@ def push_aside(points: Tensor, lesions: list[Lesion]) -> Tensor:
 def paint(
     hu: Tensor, labels: Tensor, mm: list[Tensor], lesions: list[Lesion], ranges: LesionRanges, rng: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Lay the lesions over a sample.
+    """Paint the lesions into a sample.
 
     Args:
         hu, labels: (D, H, W), already pushed aside.
         mm: positions along the three axes, about the sample's centre, on the CPU.
         lesions: from `draw_lesions`.
-        ranges: HU are drawn from them.
+        ranges: of their HU.
         rng: all that is random comes from it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Whole real scans through one network: DSC where there are labels, false volume where there is nothing."""
+"""Score one network on whole real scans: DSC of labelled structures, and the volume of false ones."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan
 TILE_OVERLAP = 0.25
 """Least part of a tile that the next one repeats, as at inference."""
 FALSE_LIMIT_ML = 100.0
-"""So much false volume counts as much as finding nothing of a kidney."""
+"""This much false volume costs as much in the loss as a kidney that is missed."""
 AROUND_KIDNEYS_VOX = 32
 """What the tumor network sees around the kidneys, as at inference."""
 
@@ -28,12 +28,12 @@ Logits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ScanScore:
-    """What a network made of one scan.
+    """Score of one network on one scan.
 
     Attributes:
         name: of the scan.
         dsc: of the structure; NaN where it is not there, or not labelled.
-        false_ml: what is called the structure outside of it and of ignored voxels.
+        false_ml: predicted volume outside of the structure and of ignored voxels.
     """
 
     name: str
@@ -69,7 +69,7 @@ def summarise(scores: Sequence[ScanScore]) -> Summary:
 def score_kidneys(
     logits: Logits, scans: Sequence[Scan], roi: RoiSpec, device: torch.device
 ) -> list[ScanScore]:
-    """The kidney network on overlapping tiles along z, cut at one half, pieces of 10 cm³ or less left out.
+    """The kidney network on overlapping tiles along z, threshold 0.5, without components of 10 cm³ or less.
 
     Args:
         logits: the network.
@@ -97,7 +97,7 @@ def score_tumors(
 
     Args:
         logits: the network.
-        scans: on the network's own spacing; those without labelled kidneys give nothing.
+        scans: on the network's own spacing; those without labelled kidneys are skipped.
         roi: its grid.
         device: where it runs.
         margin_vox: see `LossConfig`.

@@ -41,7 +41,7 @@ RANGES = BodyRanges()
 
 
 def body(canvas: Canvas, patient: Patient) -> None:
-    """Skin, fat, wall muscles and the fat-filled cavity; leaves their depths on the canvas."""
+    """Skin, fat, wall muscles and the fat-filled cavity; stores their depths in the canvas."""
     ranges, draw, tissue, whole = RANGES, patient.draw("body"), patient.tissue, canvas.region()
     power, depth, width = patient.power, patient.half_depth, patient.half_width
 
@@ -70,7 +70,7 @@ def body(canvas: Canvas, patient: Patient) -> None:
 
 
 def table_and_arms(canvas: Canvas, patient: Patient) -> None:
-    """What lies outside the body."""
+    """Table and arms, outside the trunk."""
     ranges, draw, tissue = RANGES, patient.draw("table"), patient.tissue
     top, curve = patient.body_back + draw(ranges.table_gap_mm), draw(ranges.table_curve_mm)
     thick, hu = draw(ranges.table_thick_mm), draw(ranges.table_hu)

@@ -26,7 +26,7 @@ class BowelRanges:
     cell_mm: Range = (10.0, 30.0)  # a third of a loop's diameter
     threshold_sd: Range = (0.6, 1.8)
     wall_mm: Range = (1.5, 5.0)
-    # what a loop holds: soft tissue, kidney-like, fluid, stool, gas over fluid, gas, oral contrast
+    # content of a loop: soft tissue, kidney-like, fluid, stool, gas over fluid, gas, oral contrast
     content_shares: tuple[float, ...] = (0.28, 0.14, 0.16, 0.14, 0.1, 0.08, 0.1)
     fluid_level_y: Range = (-105.0, 15.0)  # gas in front of it
     soft_hu: Range = (10.0, 90.0)
@@ -59,7 +59,7 @@ RANGES = BowelRanges()
 
 
 def _fill_bowel(part: Region, wall: Tensor, lumen: Tensor, patient: Patient, draw: Draw) -> None:
-    """Paint one loop: wall, then what it holds. Always takes the same draws."""
+    """Paint one loop: wall, then content. Uses the same number of random values for every content."""
     ranges, tissue = RANGES, patient.tissue
     kind, level = draw.choice(ranges.content_shares), draw(ranges.fluid_level_y)
     soft, fluid, gas, oral = (

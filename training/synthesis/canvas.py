@@ -1,4 +1,4 @@
-"""What organs are drawn on and with.
+"""The image that organs are painted into, and the shapes to paint.
 
 Shapes are signed depths in mm, positive inside; `Region.soft` turns them into the share of the voxel that
 they fill. That is the partial volume effect, and on a CPU it is ten times faster than painting through masks.
@@ -35,13 +35,13 @@ RANGES = CanvasRanges()
 
 
 def raised(u: Tensor, power: float) -> Tensor:
-    """About |u| to a power between 2 and 3: their mixture, much faster than a real power. Uses u up."""
+    """About |u| to a power between 2 and 3: their mixture, much faster than a real power. Overwrites u."""
     square = u.square()
     return square if power == 2.0 else square.mul_(u.abs_().mul_(power - 2).add_(3 - power))
 
 
 class Region:
-    """A box of the canvas as views, possibly empty; painting writes through. Depths are in mm."""
+    """A box of the canvas as views, possibly empty; painting changes the canvas. Depths are in mm."""
 
     def __init__(self, canvas: "Canvas", box: Box) -> None:
         self.axes = [axis[part] for axis, part in zip(canvas.axes, box, strict=True)]
@@ -96,7 +96,7 @@ class Region:
 
 
 class Canvas:
-    """The image being drawn, its coordinates warped by a smooth field, and the way to the kidneys.
+    """The image, its coordinates warped by a smooth field, and the distance to the kidneys.
 
     Args:
         axes: three 1-D tensors, mm relative to the kidneys' midpoint.
@@ -123,7 +123,7 @@ class Canvas:
             patient.draw("fat").field(RANGES.fat_uneven_cell_mm).at(axes).mul_(RANGES.fat_uneven).add_(1.0)
         )
         self.uneven_clearance = clearance / uneven.clamp_(min=RANGES.fat_least_unevenness)
-        # drawn by `body` and `lungs`: depths under the skin's fat and under the wall's muscles, and the
+        # set by `body` and `lungs`: depths under the skin's fat and under the wall's muscles, and the
         # share of each voxel that lies in the cavity and below the diaphragm
         self.core = self.cavity = self.abdomen = clearance
         self.metal: list[Point] = []

@@ -1,4 +1,4 @@
-"""HU of the tissues: one contrast phase and one strength of enhancement a patient."""
+"""HU of the tissues: one contrast phase and one strength of enhancement per patient."""
 
 from dataclasses import dataclass
 
@@ -24,15 +24,15 @@ class PhaseHu:
 
 @dataclass(frozen=True)
 class ContrastRanges:
-    """One draw of the phase and of the enhancement's strength sets the HU of every organ."""
+    """A random phase and strength of enhancement, common to the patient, set the HU of every organ."""
 
     # shares of the four phases; non-contrast is over-represented: only shape and place tell organs apart
     phase_shares: tuple[float, ...] = (0.38, 0.26, 0.24, 0.12)
-    # an organ follows the patient's enhancement this far, the rest is its own
+    # share of an organ's enhancement that follows the patient's; the rest is random for each organ
     coherence: float = 0.7
-    # patients whose organs draw their phases one by one: the network must not lean on coherence
+    # patients in whom every organ has its own random phase: the network must not rely on a common one
     incoherent_share: float = 0.12
-    # patients in whom liver, spleen or a bowel loop equals the kidney: only shape and place remain
+    # patients in whom liver or spleen has the kidney's HU: only shape and place tell them apart
     equal_to_kidney_share: float = 0.25
     equal_to_kidney_hu: Range = (-8.0, 8.0)
     fatty_liver_share: float = 0.12
@@ -89,7 +89,7 @@ class Tissue:
 
 
 def draw_tissue(seed: int, phase: int | None = None) -> Tissue:
-    """Draw the contrast phase once (unless given), and the HU of every organ from it."""
+    """Choose the contrast phase (random unless given), and the HU of every organ in it."""
     ranges, draw = RANGES, Draw(seed, "contrast")
     drawn, strength = draw.choice(ranges.phase_shares), draw((0.0, 1.0))
     phase = drawn if phase is None else phase

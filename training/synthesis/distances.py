@@ -9,9 +9,9 @@ from training.synthesis.canvas import Box
 from training.synthesis.ranges import Point
 
 CLEARANCE_CAP_MM = 28.0
-"""Distances from the kidneys are exact up to here; nothing asks for more."""
+"""Distances from the kidneys are exact up to here; no organ needs more."""
 CLEARANCE_GRID_MM = 4.0
-"""Grid for those distances: organs keep away by whole millimetres, so a coarse one will do."""
+"""Those distances are computed on this coarse grid, which is exact enough for the gaps between organs."""
 
 
 def bounding_box(mask: Tensor, *, margin_vox: int = 0) -> Box | None:
@@ -29,7 +29,8 @@ def bounding_box(mask: Tensor, *, margin_vox: int = 0) -> Box | None:
 def distance_mm(mask: Tensor, *, spacing_mm: float, cap_mm: float) -> Tensor:
     """Euclidean distance (mm) of every voxel to the nearest true one, exact below the cap.
 
-    Separable: along each axis in turn, the least of the neighbours' squared distances plus the way to them.
+    Separable: along each axis in turn, the least of the neighbours' squared distances plus the squared
+    distance to them.
     """
     squared = (~mask).float().mul_(cap_mm**2)
     for axis, length in enumerate(mask.shape):

@@ -1,8 +1,8 @@
-"""Label maps in, synthetic CT out: on the fly, on the label map's device, repeatable by seed.
+"""Label map in, synthetic CT out: on the fly, on the label map's device, reproducible by seed.
 
-The label maps are real, or made by `labels.draw_labels`. The CT around and inside them is made anew for every
-seed. Each organ group has a file of its own with its ranges at the top. Every organ takes its parameters from
-a random stream of its own (patient seed + organ name), whether or not it lies in view: a crop shows the same
+The label maps are real, or made by `labels.draw_labels`. Each seed gives another CT around and inside them.
+Each organ group has a file of its own with its ranges at the top. Every organ takes its parameters from a
+random stream of its own (patient seed + organ name), whether or not it lies in view: a crop shows the same
 patient as the whole.
 """
 
@@ -108,7 +108,7 @@ def synthesise_ct(
     origin_mm: Point = (0.0, 0.0, 0.0),
     phase: str | None = None,
 ) -> Tensor:
-    """Draw a CT around a label map.
+    """Synthesise a CT around a label map.
 
     The same seed, labels and device give the same HU bit for bit. A crop of a patient, given with its origin
     and the whole patient's landmarks, shows the same anatomy as the whole; only voxel noise differs.
@@ -121,7 +121,7 @@ def synthesise_ct(
         seed: of patient and noise.
         landmarks: of the whole patient; found in `labels` where not given.
         origin_mm: position of voxel (0, 0, 0) in the frame of the landmarks, zyx.
-        phase: one of `PHASES`; drawn where not given.
+        phase: one of `PHASES`; random if not given.
 
     Returns:
         float32 (D, H, W) HU, -1024 outside the scan.
@@ -170,7 +170,7 @@ def synthesise_ct(
 
 
 def _midpoint(landmarks: Landmarks) -> Point:
-    """The point midway between the kidneys, on the spine's axis as far as one can tell."""
+    """The point midway between the kidneys, an estimate of the spine's axis."""
     low, high = landmarks.kidney_low_mm, landmarks.kidney_high_mm
     scan_x = (landmarks.scan_low_mm[2] + landmarks.scan_high_mm[2]) / 2
     centres = sorted(landmarks.kidney_centres_mm[:2], key=lambda c: c[2])
@@ -188,7 +188,7 @@ def _midpoint(landmarks: Landmarks) -> Point:
 
 
 def draw_surroundings(canvas: Canvas, patient: Patient) -> None:
-    """Everything but the kidneys, in the order in which later organs cover earlier ones."""
+    """Paint everything but the kidneys; later organs cover earlier ones."""
     for organ in (
         body, table_and_arms, lungs, bowel, small_organs, colon, liver, spleen, stomach,
         muscles, vessels, urinary_tract, pelvis, bones,

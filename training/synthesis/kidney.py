@@ -1,4 +1,4 @@
-"""The kidneys from within: sinus, parenchyma, stones, cysts and tumors."""
+"""Inside the kidneys: sinus, parenchyma, stones, cysts and tumors."""
 
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ class KidneyRanges:
     necrosis_hu: Range = (-5.0, 40.0)
     necrosis_cell_mm: Range = (9.0, 26.0)
     necrosis_threshold_sd: Range = (-0.6, 1.0)
-    necrosis_rim_mm: Range = (1.0, 8.0)  # living tumor around the core
+    necrosis_rim_mm: Range = (1.0, 8.0)  # viable tumor around the core
     calcified_share: float = 0.1
     calcified_sd: Range = (1.6, 2.4)
     calcified_hu: Range = (150.0, 600.0)
@@ -60,7 +60,7 @@ def kidneys(part: Region, labels: Tensor, patient: Patient) -> None:
     """Sinus, parenchyma, stones, cysts and tumors."""
     ranges, draw, tissue, spacing = RANGES, patient.draw("kidney"), patient.tissue, part.spacing_mm
     organ, is_kidney = labels > 0, (labels == KIDNEY).float()
-    # sinus: what closing the kidney would fill
+    # sinus: what a morphological closing of the kidney would fill
     close = ranges.sinus_close_mm
     beyond = part.clearance + spacing / 2 >= close
     sinus = distance_mm(beyond, spacing_mm=spacing, cap_mm=1.5 * close).sub_(close + spacing / 2)
@@ -107,7 +107,7 @@ def kidneys(part: Region, labels: Tensor, patient: Patient) -> None:
 
 
 def _tumor(part: Region, mask: Tensor, patient: Patient) -> None:
-    """Tumor of one kind, with a dead core or calcifications in some."""
+    """One tumor of a random kind; some have a necrotic core or calcifications."""
     ranges, draw, tissue = RANGES, patient.draw("tumor"), patient.tissue
     kind, plain = draw.choice(ranges.tumor_shares), draw(ranges.tumor_plain_hu)
     parenchyma_gain = max(0.0, tissue.kidney - sum(ranges.tumor_plain_hu) / 2)

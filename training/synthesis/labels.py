@@ -1,4 +1,4 @@
-"""Kidneys for whoever has no label maps: shapes, tumors and cysts."""
+"""Synthetic label maps: two kidneys with tumors and cysts, for use without real label maps."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from training.synthesis.ranges import Point, Range, Ranges3
 
 @dataclass(frozen=True)
 class LabelRanges:
-    """Own kidneys, for whoever has no label maps: 100 to 300 ml each."""
+    """Shapes of synthetic kidneys, 100 to 300 ml each."""
 
     half_distance_mm: Range = (52.0, 72.0)  # of the kidneys' centres from the midline
     jitter_mm: Range = (-12.0, 12.0)
@@ -75,7 +75,7 @@ def _draw_kidney(axes: list[Tensor], draw: Draw, side: int) -> tuple[Tensor, Ten
 def draw_labels(
     *, shape_vox: tuple[int, int, int], spacing_mm: float, seed: int, tumor: bool | None = None
 ) -> Tensor:
-    """Draw two kidneys, where no label maps are given: beans without their sinus, tumors, cysts.
+    """Make a label map of two synthetic kidneys: bean shapes without their sinus, with tumors and cysts.
 
     Args:
         shape_vox: (D, H, W); at least 200 × 120 × 240 mm to hold both kidneys.

@@ -12,7 +12,7 @@ from training.synthesis.ranges import Range
 
 @dataclass(frozen=True)
 class MuscleRanges:
-    """Places against the vertebral body's centre."""
+    """Positions are relative to the vertebral body's centre."""
 
     clearance_mm: Range = (0.0, 4.0)
     # psoas grows downwards from this level: per mm of descent it gains depth and width and moves outwards

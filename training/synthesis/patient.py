@@ -1,4 +1,4 @@
-"""One synthetic patient: what the organs need to know of each other."""
+"""One synthetic patient: the parameters that several organs share."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class PatientRanges:
 
     behind_kidneys_mm: Range = (22.0, 65.0)  # kidney's posterior margin to the skin of the back
     beside_kidneys_mm: Range = (25.0, 75.0)  # kidney's lateral margin to the skin of the flank
-    corner_share: float = 0.8  # kidneys are no boxes: their posterior corner lies this far out
+    corner_share: float = 0.8  # kidneys are no boxes: their posterior corner lies at this share of `side`
     depth_mm: Range = (190.0, 310.0)
     half_width_mm: Range = (130.0, 195.0)
     power: Range = (2.0, 3.0)  # super-ellipse: 2 is an ellipse, 3 is nearly a rounded box
@@ -38,7 +38,7 @@ RANGES = PatientRanges()
 
 @dataclass(frozen=True)
 class Patient:
-    """What the organs need to know of each other, drawn before any voxel is touched (mm)."""
+    """Parameters that several organs share (mm), chosen before any voxel is computed."""
 
     seed: int
     tissue: Tissue
@@ -56,7 +56,7 @@ class Patient:
     spine_x: float
     spine_half_width: float
     spine_half_depth: float
-    edge_vox: float  # width of the organs' edges, in voxels of whatever grid
+    edge_vox: float  # width of the organs' edges, in voxels of the grid in use
 
     def draw(self, name: str) -> Draw:
         """The organ's own random stream."""
@@ -71,13 +71,13 @@ class Patient:
 def draw_patient(
     seed: int, *, kidney_low: Point, kidney_high: Point, centres: tuple[Point, ...], phase: int | None = None
 ) -> Patient:
-    """Draw what several organs share.
+    """Choose the shared parameters at random.
 
     Args:
         seed: of the patient.
         kidney_low, kidney_high: box of the kidneys, relative to their midpoint (mm, zyx).
         centres: of the kidneys, in the same frame.
-        phase: index into `ContrastRanges.phases`; drawn where not given.
+        phase: index into `ContrastRanges.phases`; random if not given.
     """
     ranges, draw = RANGES, Draw(seed, "patient")
     fat_gap = draw(ranges.fat_thin_mm if draw.chance(ranges.fat_thin_share) else ranges.fat_thick_mm)

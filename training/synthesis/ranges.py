@@ -1,8 +1,8 @@
-"""What all ranges of the synthetic CTs are made of. Each organ group's file has its own ranges at its top.
+"""Types of the ranges that synthetic CTs are sampled from. Each organ group's file has its ranges at its top.
 
 Units stand in the names (mm, HU, vox) or are shares (probabilities); ranges without one are in mm.
-They are wider than life: a network trained on them learns what kidneys and tumors have in common, and not
-what one scanner shows. Positions are (z, y, x) in mm relative to the point midway between the kidneys.
+Ranges are wider than in reality, so that a network learns what kidneys and tumors have in common, and not
+the look of one scanner. Positions are (z, y, x) in mm relative to the point midway between the kidneys.
 """
 
 Range = tuple[float, float]

@@ -1,4 +1,4 @@
-"""What a scanner makes of a patient: blur, noise, artefacts, calibration, field of view."""
+"""Simulation of the scanner: blur, noise, artefacts, calibration, field of view."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class ScannerRanges:
     gain: Range = (0.93, 1.07)
     offset_hu: Range = (-12.0, 12.0)
     # scans with voxels of several millimetres, interpolated: soft everywhere, and less noisy. Without them a
-    # network leans on edges as sharp as the kidneys' own voxels, and fails wherever those are missing
+    # network relies on edges as sharp as the kidneys' voxels, and fails wherever edges are softer
     resampled_share: float = 0.6
     resampled_blur_vox: Range = (0.2, 0.9)  # along z, and in the slice, of the grid's voxels
     round_view_share: float = 0.2  # round field of view that cuts the trunk
@@ -82,7 +82,7 @@ def _metal_streaks(canvas: Canvas, hu: Tensor, draw: Draw) -> None:
 
 
 def scan(canvas: Canvas, inside: Tensor, patient: Patient, kidney_low: Point, kidney_high: Point) -> Tensor:
-    """What the scanner makes of it: unevenness, blur, noise, artefacts, calibration, field of view."""
+    """Simulate the scanner: unevenness, blur, noise, artefacts, calibration, field of view."""
     ranges, draw, hu, spacing = RANGES, patient.draw("scanner"), canvas.hu, canvas.spacing_mm
     texture = draw.field(draw(ranges.texture_cell_mm)).at(canvas.axes).mul_(draw(ranges.texture_hu))
     texture.add_(draw.field(draw(ranges.shading_cell_mm)).at(canvas.axes), alpha=draw(ranges.shading_hu))

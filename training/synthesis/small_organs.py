@@ -10,7 +10,7 @@ from training.synthesis.ranges import Range, Ranges3
 
 @dataclass(frozen=True)
 class SmallOrganRanges:
-    """Gallbladder, pancreas, and decoys: smooth organs as large as a kidney that are none."""
+    """Gallbladder, pancreas, and decoys: smooth structures as large as a kidney."""
 
     gallbladder_share: float = 0.7
     gallbladder_centre: Ranges3 = ((-20, 50), (-85, -30), (-85, -20))

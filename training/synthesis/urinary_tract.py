@@ -12,7 +12,7 @@ from training.synthesis.ranges import Range, Ranges3
 
 @dataclass(frozen=True)
 class UrinaryTractRanges:
-    """Renal pelves against their kidney's centre; ureters from there downwards."""
+    """Renal pelves relative to their kidney's centre; ureters from there downwards."""
 
     pelvis_share: float = 0.6  # renal pelves that reach out of the kidney
     pelvis_medial: Range = (12, 30)  # of the kidney's centre
