@@ -17,7 +17,7 @@ from training.cache import MARGIN_MM, LabelMap
 from training.config import SamplingConfig, TrainConfig
 from training.real.augment import rotation
 from training.synthesis.draw import Landmarks, find_landmarks, synthesise_ct
-from training.synthesis.fields import SmoothField
+from training.synthesis.fields import SEED_LIMIT, SmoothField
 from training.synthesis.labels import draw_labels
 from training.synthesis.ranges import PHASES, Range
 
@@ -35,7 +35,6 @@ ADDED_TUMOR_REACH_VOX = 40
 """Margin added around the kidneys, so that an added tumor fits."""
 CUT_CLOSE_MM = 20.0
 """After a tumor is cut out, gaps of the kidney up to twice this width are closed."""
-SEED_LIMIT = 2**62
 
 Sample = tuple[Tensor, Tensor]
 """Image, float32 (1, D, H, W) in [0, 1], and labels, uint8 (D, H, W)."""

@@ -14,6 +14,7 @@ from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION
 from training.cache import LabelMap
 from training.config import AS_THEY_ARE
 from training.synthesis.draw import synthesise_ct
+from training.synthesis.fields import SEED_LIMIT
 from training.synthetic import draw_label_map, patient_landmarks, place_patient, sample_inside, sample_labels
 
 FIRST_NUMBER = 90_000
@@ -58,7 +59,7 @@ def synthesise_cases(
             labels,
             inside,
             spacing_mm=spacing_mm,
-            seed=int(rng.integers(2**62)),
+            seed=int(rng.integers(SEED_LIMIT)),
             landmarks=patient_landmarks(patient, device=cpu),
             origin_mm=(z, y, x),
             phase=phases[i % len(phases)] if phases else None,

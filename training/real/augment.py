@@ -17,6 +17,7 @@ from torch.nn import functional
 from inference.geometry import KIDNEY, TUMOR, Shape
 from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan
 from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
+from training.synthesis.fields import SEED_LIMIT
 from training.synthesis.ranges import Range
 
 Centre = Literal["scan", "kidney", "tumor", "anywhere"]
@@ -262,7 +263,7 @@ def _as_another_scanner(
 ) -> Tensor:
     # every sample uses all random values, so that one choice does not change the later ones
     chances = rng.random(6)
-    seed = int(rng.integers(2**62))
+    seed = int(rng.integers(SEED_LIMIT))
     hu = hu * float(rng.uniform(*sampling.gain)) + float(rng.uniform(*sampling.offset_hu))
     enhancement, blur = float(rng.uniform(*sampling.enhancement_hu)), float(rng.uniform(*sampling.blur_vox))
     thick, noise_hu = float(rng.uniform(*sampling.thick_mm)), float(rng.uniform(*sampling.noise_hu))

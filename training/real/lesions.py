@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.geometry import KIDNEY, TUMOR
+from training.synthesis.fields import SEED_LIMIT
 from training.synthesis.ranges import Range
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _draw_lesion(is_tumor: bool, at_mm: NDArray[np.float64], rng: Generator, ran
         lumps=float(rng.uniform(*ranges.lumps)) if is_tumor else 0.0,
         edge_mm=float(rng.uniform(*ranges.edge_mm)),
         push=float(rng.uniform(*ranges.push)),
-        seed=int(rng.integers(2**62)),
+        seed=int(rng.integers(SEED_LIMIT)),
     )
 
 
@@ -202,7 +203,7 @@ def paint(
 def _paint_one(
     hu: Tensor, labels: Tensor, mm: list[Tensor], lesion: Lesion, ranges: LesionRanges, rng: Generator
 ) -> tuple[Tensor, Tensor]:
-    own = np.random.default_rng([lesion.seed, int(rng.integers(2**62))])
+    own = np.random.default_rng([lesion.seed, int(rng.integers(SEED_LIMIT))])
     reach = lesion.radius_mm * float(lesion.stretch.max()) * (1 + 3 * lesion.lumps) + 2 * lesion.edge_mm
     sides = [
         ((axis - c).abs() <= reach).nonzero().flatten()
@@ -230,7 +231,7 @@ def _paint_one(
         if lesion.is_tumor
         else _cyst_hu(depth, ranges, own)
     )
-    grain = torch.Generator(hu.device).manual_seed(int(own.integers(2**62)))
+    grain = torch.Generator(hu.device).manual_seed(int(own.integers(SEED_LIMIT)))
     value = value + torch.randn(depth.shape, generator=grain, device=hu.device) * noise
     edge = lesion.edge_mm / lesion.radius_mm / 2
     alpha = torch.sigmoid(depth / edge * 2.2) * (is_kidney | (near < BONE_HU))

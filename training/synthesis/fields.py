@@ -13,6 +13,8 @@ LATTICE = 24
 """Nodes of a smooth field along each axis; it repeats after this many cells (about 100 mm at the finest)."""
 SEED_BITS = 0x7FFF_FFFF_FFFF_FFFF
 """Seeds are taken modulo this: random generators accept no negative ones."""
+SEED_LIMIT = 2**62
+"""Random seeds lie below this."""
 
 
 class SmoothField:
