@@ -11,7 +11,8 @@ from inference.formats.staging import staged
 from inference.geometry import RoiSpec
 from inference.networks.vnet import VNet
 from inference.networks.weights import WeightsMetadata, save_weights
-from training.synthesis.draw import draw_labels, synthesise_ct
+from training.synthesis.draw import synthesise_ct
+from training.synthesis.labels import draw_labels
 
 DRAWN_SPACING_MM = 4.0
 PIXELS, PIXEL_MM, SLICE_MM = 512, 0.8, 1.0

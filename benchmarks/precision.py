@@ -22,12 +22,12 @@ from inference.formats.ct import read_ct
 from inference.geometry import KIDNEY, TUMOR
 from inference.networks.backends import has_bf16
 from inference.networks.weights import CHECKSUMS, Stage, load_weights, save_weights
+from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_MEAN_CHANGE, MAX_CHANGE = 0.002, 0.01
 IGNORE = 255
 """Voxels of a reference that count for nothing."""
-IMAGE, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 PRECISIONS = ("float32", "bfloat16")
 STRUCTURES = ("kidney", "tumor")
 PROOF = "bfloat16"
@@ -89,8 +89,8 @@ def judge(scores: dict[str, tuple[Score, Score]]) -> Verdict:
 def labelled(folders: Sequence[Path]) -> Iterator[tuple[str, Path, Path]]:
     """(name, CT, reference) of every case folder whose reference shows a kidney."""
     for folder in folders:
-        for image in sorted(folder.rglob(IMAGE)):
-            reference = image.with_name(SEGMENTATION)
+        for image in sorted(folder.rglob(KITS19_IMAGE)):
+            reference = image.with_name(KITS19_SEGMENTATION)
             if reference.is_file() and np.isin(read_ct(reference).hu, (KIDNEY, TUMOR)).any():
                 yield image.parent.name, image, reference
 
@@ -145,7 +145,7 @@ def main(folders: tuple[Path, ...], weights: Path, device: str, write: bool, out
         cases = {name: (image, reference) for name, image, reference in labelled(folders)}
         for name, (image, _) in cases.items():
             (source / name).mkdir(parents=True)
-            (source / name / IMAGE).symlink_to(image.resolve())
+            (source / name / KITS19_IMAGE).symlink_to(image.resolve())
         if not cases:
             raise click.ClickException("no case whose reference shows a kidney")
         options = ("--weights", str(weights.resolve()), "--device", device)

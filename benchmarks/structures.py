@@ -28,7 +28,7 @@ from inference.method.method import DEFAULT
 from inference.method.postprocess import Box, keep_kidneys
 from inference.method.roi import normalise, place_roi
 from inference.networks.cascade import Cascade
-from inference.runner.cases import find_cases
+from inference.runner.cases import KITS19_SEGMENTATION, find_cases
 
 IGNORE = 255
 SURE = 0.9
@@ -208,7 +208,7 @@ def main(cts: Path, truth: Path | None, weights: Path, csv_path: Path | None, on
     for case in find_cases(cts):
         name = case.name.removeprefix("prediction_")
         if only in name:
-            path = case.source.with_name("segmentation.nii.gz") if truth is None else truth / case.source.name
+            path = case.source.with_name(KITS19_SEGMENTATION) if truth is None else truth / case.source.name
             is_empty = index.get(name, {}).get("labels", "").startswith("no kidney")
             found = structures_of(name, case.source, cascade, path if path.is_file() else None, is_empty)
             rows += found

@@ -11,7 +11,8 @@ from inference.method.roi import normalise
 from inference.networks.vnet import VNet
 from training.losses import dice_loss
 from training.module import checkpoint_activations
-from training.synthesis.draw import draw_labels, synthesise_ct
+from training.synthesis.draw import synthesise_ct
+from training.synthesis.labels import draw_labels
 from training.train import keep_freed_memory
 
 SPACING_MM = 2.0

@@ -11,8 +11,9 @@ import click
 import numpy as np
 from scipy import ndimage
 
+from inference.geometry import TUMOR
 from inference.method.postprocess import CONNECTIVITY_26
-from training.cache import TUMOR, cached_names, load_label_maps
+from training.cache import cached_names, load_label_maps
 
 SHARES = (0.0, 0.1, 0.25, 0.5)
 SPECK_ML = 0.05

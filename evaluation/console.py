@@ -2,6 +2,7 @@
 
 import sys
 
+from inference.exit_codes import EXIT_USAGE
 from inference.version import __version__
 
 USAGE = """\
@@ -17,7 +18,6 @@ usage: nested-vnet COMMAND [ARGUMENTS]
 
 Research use only, non-commercial. No medical device.
 """
-EXIT_USAGE = 2
 
 
 def main() -> None:

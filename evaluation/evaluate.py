@@ -30,12 +30,11 @@ from evaluation.metrics import (
 )
 from inference.formats.ct import SUFFIXES, CaseError, Ct, NativeGrid, read_ct
 from inference.geometry import RoiSpec, Vector
-from inference.runner.cases import KITS19_IMAGE, NNUNET_CHANNEL
+from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION, NNUNET_CHANNEL
 
 log = logging.getLogger("evaluation")
-SEGMENTATION = "segmentation.nii.gz"
 KITS21_REFERENCE = "aggregated_MAJ_seg.nii.gz"
-REFERENCES = (SEGMENTATION, KITS21_REFERENCE)
+REFERENCES = (KITS19_SEGMENTATION, KITS21_REFERENCE)
 """Reference label maps in a KiTS case folder: KiTS19's and KiTS23's, and the one KiTS21 scores against."""
 PREFIXES = ("prediction_", "case_")
 SPLIT = "split.json"

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from evaluation.metrics import TUMOR, Labels
-from inference.geometry import Vector
+from evaluation.metrics import Labels
+from inference.geometry import TUMOR, Vector
 
 Extra = Literal["lesions", "volumes", "hd95"]
 EXTRAS: tuple[Extra, ...] = get_args(Extra)

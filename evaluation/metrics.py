@@ -12,13 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.geometry import Vector
+from inference.geometry import TUMOR, Vector
 
 Metric = Literal["kits19", "kits21", "kits23"]
 Labels = NDArray[np.integer]
 """0 background, 1 kidney, 2 tumor, 3 cyst (KiTS21 and KiTS23 alone)."""
 HIGHEST_LABEL = 3
-TUMOR = 2
 KITS19_REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"kidney": (1, 2, 3), "tumor": (2,)})
 """What KiTS19 scores; a cyst is kidney."""
 REGIONS: Mapping[str, tuple[int, ...]] = MappingProxyType(

@@ -16,9 +16,10 @@ from evaluation.evaluate import (
     list_images,
     read_label_map,
 )
-from evaluation.metrics import HIGHEST_LABEL, TUMOR, Metric
+from evaluation.metrics import HIGHEST_LABEL, Metric
 from inference.formats.ct import CaseError, read_native_grid
 from inference.formats.staging import staged
+from inference.geometry import TUMOR
 from inference.runner.cases import KITS19_IMAGE
 
 KITS19_NAME = re.compile(r"prediction_\d{5}\.nii\.gz")

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inference.formats.ct import NativeGrid, write_label_map
-from training.synthesis.draw import draw_labels, synthesise_ct
+from training.synthesis.draw import synthesise_ct
+from training.synthesis.labels import draw_labels
 
 DRAWN_SPACING_MM = 2.5
 DRAWN_SHAPE = (112, 136, 136)

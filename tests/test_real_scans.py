@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import isnan, nan, pi
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,15 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.geometry import RoiSpec
-from training.cache import HU_STEP, IGNORE, KIDNEY, LOWEST_HU, TUMOR, Scan, to_grey
+from inference.geometry import KIDNEY, TUMOR, RoiSpec
+from inference.method.roi import normalise
+from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan, to_grey
 from training.chain import PRESETS
 from training.config import SourceShares
 from training.data import Mixture, RealScans
 from training.real.augment import CPU, UNVARIED, ScanSampling, draw_scan_sample, smooth
 from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
 from training.real.validation import ScanScore, score_kidneys, score_tumors, summarise
-from training.synthetic import SyntheticPatients
+from training.synthetic import SyntheticPatients, normalise_hu
 
 SHAPE = (20, 24, 28)
 ROI = RoiSpec(shape_vox=(16, 24, 24), spacing_mm=3.0)
@@ -263,3 +265,13 @@ def test_the_summary_weighs_false_volume_against_dsc() -> None:
     assert summary.dsc == pytest.approx(0.8)
     assert summary.false_ml == pytest.approx(410 / 3)
     assert summary.loss == pytest.approx((0.1 + 0.0 + 1.0) / 3 - 0.8)
+
+
+@pytest.mark.parametrize("normalisation", ["window", "minmax"])
+def test_training_normalises_as_inference_does(normalisation: Literal["window", "minmax"]) -> None:
+    rng = np.random.default_rng(0)
+    hu = rng.uniform(-1000, 2000, (6, 7, 8)).astype(np.float32)
+    inside, spec = rng.random(hu.shape) < 0.7, RoiSpec(normalisation=normalisation)
+    expected = normalise(np.where(inside, hu, np.float32(np.nan)), spec)
+    found = normalise_hu(torch.from_numpy(hu), torch.from_numpy(inside), spec)
+    np.testing.assert_array_equal(found.numpy(), expected)

@@ -9,10 +9,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from training.synthesis import anatomy
-from training.synthesis import draw as synthesis
-from training.synthesis.draw import Landmarks, draw_labels, find_landmarks, synthesise_ct
-from training.synthesis.patient import draw_tissue
+from training.synthesis import draw, scanner
+from training.synthesis import labels as own_kidneys
+from training.synthesis.contrast import draw_tissue
+from training.synthesis.distances import distance_mm
+from training.synthesis.draw import Landmarks, find_landmarks, synthesise_ct
+from training.synthesis.labels import draw_labels
 from training.synthesis.ranges import PHASES
 
 SPACING_MM = 4.0
@@ -29,8 +31,8 @@ def labels() -> Tensor:
 @pytest.fixture
 def _still(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scanner without voxel noise and with the whole field of view: what is left is anatomy."""
-    scanner = replace(synthesis.RANGES.scanner, noise_hu=(1e-3, 1e-3), round_view_share=0.0)
-    monkeypatch.setattr(synthesis, "RANGES", replace(synthesis.RANGES, scanner=scanner))
+    still = replace(scanner.RANGES, noise_hu=(1e-3, 1e-3), round_view_share=0.0)
+    monkeypatch.setattr(scanner, "RANGES", still)
 
 
 def kidney_volumes_ml(labels: Tensor, spacing_mm: float = SPACING_MM) -> list[float]:
@@ -173,7 +175,7 @@ def test_without_kidneys_their_box_is_the_scans_centre() -> None:
 def test_distances_agree_with_scipy_below_the_cap() -> None:
     mask = np.random.default_rng(0).random((9, 11, 13)) > 0.99
     expected = np.minimum(ndimage.distance_transform_edt(~mask) * 2.0, 9.0)
-    found = synthesis._distance(torch.from_numpy(mask), spacing_mm=2.0, cap_mm=9.0).clamp(max=9.0)
+    found = distance_mm(torch.from_numpy(mask), spacing_mm=2.0, cap_mm=9.0).clamp(max=9.0)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
@@ -193,19 +195,18 @@ def test_own_labels_are_two_kidneys(tumor: bool) -> None:
 
 
 def test_own_labels_repeat_by_seed_and_draw_tumors_by_chance() -> None:
-    def draw(seed: int) -> Tensor:
+    def make(seed: int) -> Tensor:
         return draw_labels(shape_vox=SHAPE_VOX, spacing_mm=SPACING_MM, seed=seed)
 
-    assert torch.equal(draw(1), draw(1))
-    assert not torch.equal(draw(1), draw(2))
-    assert {bool((draw(seed) == 2).any()) for seed in range(25)} == {True, False}
+    assert torch.equal(make(1), make(1))
+    assert not torch.equal(make(1), make(2))
+    assert {bool((make(seed) == 2).any()) for seed in range(25)} == {True, False}
 
 
 def test_the_sinus_is_no_kidney_and_cysts_are(monkeypatch: pytest.MonkeyPatch) -> None:
     def volume_ml(**changes: object) -> float:
-        ranges = replace(synthesis.RANGES, labels=replace(synthesis.RANGES.labels, **changes))  # type: ignore[arg-type]
         with monkeypatch.context() as patch:
-            patch.setattr(synthesis, "RANGES", ranges)
+            patch.setattr(own_kidneys, "RANGES", replace(own_kidneys.RANGES, **changes))  # type: ignore[arg-type]
             drawn = draw_labels(shape_vox=SHAPE_VOX, spacing_mm=SPACING_MM, seed=7, tumor=False)
         assert set(drawn.unique().tolist()) == {0, 1}
         return float((drawn > 0).sum()) * VOXEL_ML
@@ -237,11 +238,11 @@ def test_urine_lies_beside_the_kidneys_too_and_never_in_them(
     """Renal pelvis and ureter: dense urine in the excretory phase, below and beside the kidneys."""
     with_tract, without = [], []
     for seed in range(4):
-        draw = partial(synthesise_ct, labels, WHOLE, spacing_mm=SPACING_MM, seed=seed, phase="excretory")
-        with_tract.append(draw())
+        make = partial(synthesise_ct, labels, WHOLE, spacing_mm=SPACING_MM, seed=seed, phase="excretory")
+        with_tract.append(make())
         with monkeypatch.context() as patch:
-            patch.setattr(anatomy, "urinary_tract", lambda canvas, patient: None)
-            without.append(draw())
+            patch.setattr(draw, "urinary_tract", lambda canvas, patient: None)
+            without.append(make())
     changes = (torch.stack(with_tract) - torch.stack(without)).abs() > 50
     n_changed = changes.flatten(1).sum(1)
     assert (n_changed > 0).sum() >= 3  # six of ten pelves and seven of ten ureters are filled

@@ -30,10 +30,11 @@ from inference.networks.weights import WeightsMetadata, load_weights, save_weigh
 from tests.helpers import write_weights
 from training.cache import IGNORE, LabelMap, cached_names, load_label_maps
 from training.chain import CHAIN, PRESETS, TINY_CHAIN
+from training.checkpoints import METADATA, export_weights
 from training.cli import main
 from training.config import AS_THEY_ARE, LossConfig, SamplingConfig, SourceShares
 from training.data import CachedSamples, EpochSampler, Patients, split_cases
-from training.module import METADATA, Segmentation, checkpoint_activations, export_weights
+from training.module import Segmentation, checkpoint_activations
 from training.prepare import prepare
 from training.reproduce import reproduce
 from training.synthetic import SyntheticPatients, coarsen, draw_label_map, edit_labels, place_patient

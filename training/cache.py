@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.geometry import Vector
+from inference.geometry import KIDNEY, TUMOR, Vector
 
-KIDNEY, TUMOR, IGNORE = 1, 2, 255
-"""Labels of the cache. Ignored voxels count in no loss and in no score."""
+IGNORE = 255
+"""Label of voxels that count in no loss and in no score; the others are those of `inference.geometry`."""
 LOWEST_HU, HU_STEP = -280.0, 2.4
 """Scans are kept as 8-bit grey values, −280 to 332 HU: the steps are finer than any CT's noise."""
 SCANS = "scans"
@@ -25,7 +25,7 @@ SCANS = "scans"
 MARGIN_MM = 10.0
 """Background kept around the kidneys of a label map: interpolation and peeling need some, nothing more."""
 SLAB_VOX = 24
-"""A single slice is repeated so often: too thin to be a body, thick enough for a 3D network."""
+"""A single slice is repeated so often: thick enough for a 3D network."""
 
 Role = Literal["train", "set_aside"]
 
@@ -60,7 +60,7 @@ class Scan:
         grey: uint8 (z, y, x) in canonical LPS; HU = `LOWEST_HU` + `HU_STEP` · grey.
         labels: uint8, same shape: 0 background, 1 kidney, 2 tumor, 255 ignore.
         spacing_mm: side of a voxel.
-        has_kidney: kidneys are labelled; if not, there is no kidney but in ignored voxels.
+        has_kidney: kidneys are labelled; if not, the scan shows no kidney, except in ignored voxels.
         has_tumor: tumors are labelled too.
         is_slice: a single axial slice, repeated along z.
     """

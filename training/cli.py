@@ -131,7 +131,7 @@ def train_command(
 @click.option("--version", default=None, help="Of the weights, for the model card.")
 def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
     """Write the network of a CHECKPOINT to OUT.safetensors, for `python -m inference`."""
-    from training.module import export_weights
+    from training.checkpoints import export_weights
 
     try:
         metadata = export_weights(checkpoint, out, version=version)
@@ -148,7 +148,7 @@ def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
 def average_command(out: Path, weights: tuple[Path, ...], version: str | None) -> None:
     """Write the mean of exported WEIGHTS, of rounds that went on from one another, to OUT.safetensors."""
     from inference.networks.weights import WeightsError
-    from training.module import average_weights
+    from training.checkpoints import average_weights
 
     try:
         metadata = average_weights(weights, out, version=version)
@@ -215,6 +215,21 @@ def montage_command(out: Path, cases: int, labels: Path | None, real: tuple[Path
     except (ValueError, CaseError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
+
+
+@main.command("chain")
+@click.option("--write", is_flag=True, help="Into the documents that show it, instead of printing it.")
+def chain_command(write: bool) -> None:
+    """Print the rounds of training as a Markdown table."""
+    from training import chain_table
+
+    table = chain_table.chain_table()
+    if not write:
+        click.echo(table)
+        return
+    for document in chain_table.DOCUMENTS:
+        chain_table.update(document, table)
+        log.info("%s: written", document)
 
 
 @main.command("reproduce")

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 EPSILON = 1e-6
-"""Keeps an empty case finite; next to a single voxel it is nothing."""
+"""Keeps an empty case finite; negligible beside a single voxel."""
 
 
 def _per_case(values: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def cross_entropy_loss(
 
 
 def false_volume(probability: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Σp(1 − t) in voxels, averaged over the cases: what Dice does not see where nothing is to be found.
+    """Σp(1 − t) in voxels, averaged over the cases. Dice has no gradient where the target is empty.
 
     Args:
         probability: (B, 1, D, H, W) in [0, 1].

@@ -1,12 +1,10 @@
-"""One network in training: loss, validation, optimiser, and its export as self-describing weights."""
+"""One network in training: loss, validation, optimiser."""
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -17,18 +15,14 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torch.nn import functional
 
-from inference.geometry import RoiSpec
+from inference.geometry import TUMOR
 from inference.networks.vnet import VNet
-from inference.networks.weights import Weights, WeightsError, WeightsMetadata, load_weights, save_weights
-from training.cache import IGNORE, TUMOR
+from inference.networks.weights import WeightsMetadata, format_metadata
+from training.cache import IGNORE
+from training.checkpoints import METADATA, VALIDATION_DSC
 from training.config import OptimiserConfig, TrainConfig
 from training.losses import cross_entropy_loss, dice_loss, dice_score, false_volume
 from training.synthetic import Sample
-
-METADATA = "weights_metadata"
-"""Key of a checkpoint under which the network's contract lies, as JSON."""
-VALIDATION_DSC = "validation_dsc"
-"""Key of the weights' provenance."""
 
 
 class Segmentation(lightning.LightningModule):
@@ -36,9 +30,9 @@ class Segmentation(lightning.LightningModule):
 
     Args:
         config: of the run.
-        metadata: what the exported weights will say of themselves.
-        max_seconds: the learning rate falls with the time where that passes faster than the planned steps do;
-            0 is no limit.
+        metadata: of the exported weights.
+        max_seconds: time limit; the learning rate follows the time if that is ahead of the planned steps.
+            0: no limit.
     """
 
     def __init__(self, config: TrainConfig, metadata: WeightsMetadata, *, max_seconds: float = 0.0) -> None:
@@ -67,7 +61,7 @@ class Segmentation(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: Sample, index: int) -> None:
-        """Loss, and DSC at the threshold of the cases that show the structure."""
+        """Loss, and DSC of the cases that show the structure."""
         loss, logits = self._loss(batch)
         target, mask = self._target(batch[1])
         predicted = (logits > 0) & (mask > 0)  # sigmoid(0) is one half
@@ -80,7 +74,7 @@ class Segmentation(lightning.LightningModule):
             self.logger.experiment.add_image("validation", picture, self.global_step)
 
     def on_validation_epoch_start(self) -> None:
-        """No scores yet."""
+        """Reset the scores."""
         self.scores: list[float] = []
 
     def on_validation_epoch_end(self) -> None:
@@ -90,7 +84,7 @@ class Segmentation(lightning.LightningModule):
         self.log("val_dsc", total / count.clamp(min=1), prog_bar=True)
 
     def _target(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Target and mask of the loss, float (B, 1, D, H, W): kidney ∪ tumor, or tumor and its place.
+        """Target and mask of the loss, float (B, 1, D, H, W): kidney ∪ tumor, or tumor in its margin.
 
         Ignored voxels are in neither.
         """
@@ -100,7 +94,9 @@ class Segmentation(lightning.LightningModule):
         if self.config.stage == "kidney":
             return kidneys, counted
         margin, mask = self.config.loss.margin_vox, kidneys
-        for axis in range(3 if margin else 0):  # three lines instead of one cube: a hundredth of the work
+        for axis in range(
+            3 if margin else 0
+        ):  # three 1D windows instead of one cube: a hundredth of the work
             reach = [margin if a == axis else 0 for a in range(3)]
             mask = functional.max_pool3d(mask, [2 * n + 1 for n in reach], stride=1, padding=reach)
         return (labels == TUMOR).float(), mask * counted
@@ -144,15 +140,15 @@ class Segmentation(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint says what its weights are, so that it can be exported on its own."""
+        """Store the weights' metadata in the checkpoint, so that it can be exported alone."""
         reached = {"step": str(self.global_step)}
         if "val_dsc" in self.trainer.callback_metrics:
             reached[VALIDATION_DSC] = f"{float(self.trainer.callback_metrics['val_dsc']):.4f}"
         metadata = replace(self.metadata, provenance={**self.metadata.provenance, **reached})
-        checkpoint[METADATA] = json.dumps(asdict(metadata), sort_keys=True)
+        checkpoint[METADATA] = format_metadata(metadata)
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a network's weights; the last layer is drawn anew where the config says so.
+        """Load a network's weights.
 
         Raises:
             ValueError: they are of another architecture.
@@ -165,7 +161,7 @@ class Segmentation(lightning.LightningModule):
             ) from error
 
     def reset_head(self) -> None:
-        """A last layer that starts unsaturated, at rare foreground: the tumor's loss collapses otherwise."""
+        """Reinitialise the last layer with a bias for rare foreground; the tumor loss collapses otherwise."""
         with torch.no_grad():
             self.net.head.reset_parameters()
             assert self.net.head.bias is not None
@@ -195,7 +191,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _still_statistics(block: nn.Module) -> Iterator[None]:
-    """The second computation of a batch must not count in batch norm's running statistics again."""
+    """Keep batch norm's running statistics unchanged while a batch is computed a second time."""
     layers = [layer for layer in block.modules() if isinstance(layer, nn.BatchNorm3d)]
     momentum = [layer.momentum for layer in layers]
     for layer in layers:
@@ -230,93 +226,3 @@ def _optimiser(net: VNet, config: OptimiserConfig) -> torch.optim.Optimizer:
     if config.kind == "sgd":
         return torch.optim.SGD(net.parameters(), lr=config.learning_rate, momentum=config.momentum)
     return torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
-def load_tensors(path: Path) -> Mapping[str, Tensor]:
-    """A network's weights from an exported file of either stage, or from a checkpoint.
-
-    Raises:
-        ValueError: the file holds no such weights.
-    """
-    return _read_checkpoint(path)[0] if path.suffix == ".ckpt" else _load(path).model.state_dict()
-
-
-def _load(path: Path) -> Weights:
-    try:
-        return load_weights(path, "kidney")
-    except WeightsError:
-        return load_weights(path, "tumor")
-
-
-def export_weights(checkpoint: Path, out: Path, *, version: str | None = None) -> WeightsMetadata:
-    """Write the network of a checkpoint as self-describing weights.
-
-    Args:
-        checkpoint: of a run of `train`.
-        out: the `.safetensors` file.
-        version: of the weights, for the model card.
-
-    Raises:
-        ValueError: no checkpoint of ours.
-    """
-    tensors, metadata = _read_checkpoint(checkpoint)
-    if version is not None:
-        metadata = replace(metadata, version=version)
-    _write(out, tensors, metadata)
-    return metadata
-
-
-def average_weights(paths: Sequence[Path], out: Path, *, version: str | None = None) -> WeightsMetadata:
-    """Write the mean of networks that went on from one another: steadier than each of them.
-
-    Args:
-        paths: exported weights of one stage, grid and width. What they say of themselves is taken from the
-            last one, its validation DSC too.
-        out: the `.safetensors` file.
-        version: of the weights, for the model card.
-
-    Raises:
-        ValueError: networks that have no mean, or no weights of ours.
-    """
-    networks = [_load(path) for path in paths]
-    contracts = {(w.metadata.stage, w.metadata.roi, w.metadata.base_channels) for w in networks}
-    if len(contracts) != 1:
-        raise ValueError(f"{', '.join(map(str, paths))}: of several stages, grids or widths. Name like ones")
-    states = [weights.model.state_dict() for weights in networks]
-    mean = {
-        name: sum(state[name] for state in states) / len(states) if tensor.is_floating_point() else tensor
-        for name, tensor in states[-1].items()
-    }
-    last = networks[-1].metadata
-    presets = " + ".join(w.metadata.provenance.get("preset", "?") for w in networks)
-    metadata = replace(
-        last, version=version or last.version, provenance={**last.provenance, "mean_of": presets}
-    )
-    _write(out, mean, metadata)
-    return metadata
-
-
-def _write(out: Path, tensors: Mapping[str, Tensor], metadata: WeightsMetadata) -> None:
-    net = VNet(base_channels=metadata.base_channels)
-    net.load_state_dict(tensors)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    save_weights(partial, net, metadata)
-    partial.replace(out)
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], WeightsMetadata]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if METADATA not in content:
-        raise ValueError(f"{path}: not a checkpoint of this project's training")
-    raw = json.loads(content[METADATA])
-    roi = raw.pop("roi")
-    spec = RoiSpec(**{**roi, "shape_vox": tuple(roi["shape_vox"]), "window_hu": tuple(roi["window_hu"])})
-    tensors = {
-        key.removeprefix("net."): value
-        for key, value in content["state_dict"].items()
-        if key.startswith("net.")
-    }
-    return tensors, WeightsMetadata(roi=spec, **raw)

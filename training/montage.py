@@ -1,4 +1,4 @@
-"""Synthetic CTs beside real ones, as a picture: what gives the synthetic ones away is seen, not computed."""
+"""Synthetic CTs beside real ones, as a picture: to see how they differ."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ log = logging.getLogger("training")
 COLUMNS = 6
 GAP_PX = 4
 PRESET = "paper-kidney"
-"""Its patients are shown, on its whole ROI."""
+"""Synthetic patients are sampled as in this preset, on its whole ROI."""
 
 
 def draw_montage(
@@ -32,7 +32,7 @@ def draw_montage(
         out: the PNG.
         synthetic: how many synthetic CTs.
         real: CT files; their ROI is cropped around the image centre, as in the paper.
-        maps: label maps to draw CTs around, at random; without any, kidneys are drawn too.
+        maps: label maps to synthesise CTs around, at random; without any, kidneys are synthetic too.
         seed: of the synthetic patients.
 
     Raises:

@@ -9,8 +9,8 @@ Three layouts are known:
 - An `index.json`: `<name>/imaging.nii.gz` and, where there is one, `<name>/segmentation.nii.gz`.
 
 `index.json` maps each name to `{"labels": …, "role": …, "case": …, "slice": …}`. `labels` holds "1 kidney"
-where kidneys are labelled and "2 tumor" where tumors are too; otherwise there is no kidney but in voxels
-labelled 255, which count in nothing. `role` is `train` (the default), `set_aside` (validation alone) or
+where kidneys are labelled and "2 tumor" where tumors are too; otherwise the scan shows no kidney, except in
+voxels labelled 255, which are ignored. `role` is `train` (the default), `set_aside` (validation alone) or
 anything else (left out). `slice` marks a single axial slice with complete labels.
 """
 
@@ -29,12 +29,16 @@ from tqdm import tqdm
 
 from evaluation.label_grid import resample_labels, widening
 from inference.formats.ct import CaseError, Ct, read_ct
-from inference.geometry import Roi, RoiSpec, resample
-from training.cache import IGNORE, KIDNEY, MARGIN_MM, SCANS, TUMOR, Scan, save_scan, to_grey, triple
+from inference.geometry import KIDNEY, TUMOR, Roi, RoiSpec, resample
+from inference.runner.cases import (
+    KITS19_IMAGE,
+    KITS19_SEGMENTATION,
+    TOTALSEGMENTATOR_IMAGE,
+    TOTALSEGMENTATOR_LABELS,
+)
+from training.cache import IGNORE, MARGIN_MM, SCANS, Scan, save_scan, to_grey, triple
 
-IMAGE, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 INDEX = "index.json"
-TOTALSEGMENTATOR_IMAGE = "ct.nii.gz"
 TOTALSEGMENTATOR_KIDNEYS = ("kidney_left", "kidney_right", "kidney_cyst_left", "kidney_cyst_right")
 LABEL_SPACING_MM = 2.0
 """Of the label maps that CTs are synthesised around."""
@@ -46,12 +50,12 @@ Layout = Literal["kits", "totalsegmentator", "index"]
 
 @dataclass(frozen=True)
 class Source:
-    """One case of a data set, and what is known of it before it is read.
+    """One case of a data set, before its images are read.
 
     Attributes:
         name: in the cache.
         folder: its files.
-        layout: how they lie there.
+        layout: of the folder.
         entry: its line of `index.json`.
     """
 
@@ -65,7 +69,7 @@ def find_sources(data: Path) -> list[Source]:
     """The cases of a data set, sorted by name.
 
     Raises:
-        ValueError: no layout that is known.
+        ValueError: an unknown layout.
     """
     if (data / INDEX).is_file():
         index = json.loads((data / INDEX).read_text())
@@ -74,14 +78,14 @@ def find_sources(data: Path) -> list[Source]:
             for name, entry in sorted(index.items())
             if entry.get("role", "train") in ("train", "set_aside")
         ]
-    kits = sorted(path.parent for path in data.glob(f"case_*/{SEGMENTATION}"))
+    kits = sorted(path.parent for path in data.glob(f"case_*/{KITS19_SEGMENTATION}"))
     if kits:
         return [Source(folder.name, folder, "kits", {}) for folder in kits]
     others = sorted(path.parent for path in data.glob(f"*/{TOTALSEGMENTATOR_IMAGE}"))
     if others:
         return [Source(folder.name, folder, "totalsegmentator", {}) for folder in others]
     raise ValueError(
-        f"{data}: neither {INDEX}, nor case_*/{SEGMENTATION}, nor */{TOTALSEGMENTATOR_IMAGE}. "
+        f"{data}: neither {INDEX}, nor case_*/{KITS19_SEGMENTATION}, nor */{TOTALSEGMENTATOR_IMAGE}. "
         "Name the folder that holds the cases"
     )
 
@@ -123,7 +127,7 @@ def _is_done(source: Source, cache: Path, spacing_mm: float) -> bool:
 
 
 def _image(source: Source) -> Path | None:
-    path = source.folder / (TOTALSEGMENTATOR_IMAGE if source.layout == "totalsegmentator" else IMAGE)
+    path = source.folder / (TOTALSEGMENTATOR_IMAGE if source.layout == "totalsegmentator" else KITS19_IMAGE)
     return path if path.exists() or source.layout != "kits" else None
 
 
@@ -144,7 +148,7 @@ def _prepare_case(source: Source, cache: Path, spacing_mm: float) -> None:
     labels, native = _read_labels(source, ct)
     if source.layout == "kits":
         if not labels.any():
-            raise CaseError(f"{source.folder / SEGMENTATION}: nothing is labelled. Get the file again")
+            raise CaseError(f"{source.folder / KITS19_SEGMENTATION}: nothing is labelled. Get the file again")
         arrays = _label_arrays(labels, native.spacing_mm)
         partial = cache / f".{source.name}.partial.npz"
         np.savez_compressed(partial, allow_pickle=False, **arrays)
@@ -155,9 +159,11 @@ def _prepare_case(source: Source, cache: Path, spacing_mm: float) -> None:
 
 def _read_labels(source: Source, ct: Ct | None) -> tuple[NDArray[np.uint8], Ct]:
     """Labels of the cache on the grid of the CT, or of the label map where there is no CT."""
-    paths = [source.folder / SEGMENTATION]
+    paths = [source.folder / KITS19_SEGMENTATION]
     if source.layout == "totalsegmentator":
-        masks = [source.folder / "segmentations" / f"{name}.nii.gz" for name in TOTALSEGMENTATOR_KIDNEYS]
+        masks = [
+            source.folder / TOTALSEGMENTATOR_LABELS / f"{name}.nii.gz" for name in TOTALSEGMENTATOR_KIDNEYS
+        ]
         paths = [path for path in masks if path.exists()]
     elif source.layout == "index" and not paths[0].exists():
         paths = []
@@ -199,7 +205,7 @@ def _scan(source: Source, ct: Ct, labels: NDArray[np.uint8], spacing_mm: float) 
 
 def _slice_scan(source: Source, spacing_mm: float) -> Scan:
     """One slice, whose labels are complete; along z it has one voxel, whatever its thickness."""
-    images: list[Any] = [nib.load(source.folder / name) for name in (IMAGE, SEGMENTATION)]
+    images: list[Any] = [nib.load(source.folder / name) for name in (KITS19_IMAGE, KITS19_SEGMENTATION)]
     step = spacing_mm / np.asarray(
         images[0].header.get_zooms()[1:3]
     )  # (slice, row, column), as KiTS stores them
@@ -243,7 +249,7 @@ def _resample_all(labels: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
 
 
 def _whole_scan(shape: tuple[int, int, int], spacing: tuple[float, float, float], to_mm: float) -> Roi:
-    """An isotropic grid over a whole CT, their centres the same."""
+    """An isotropic grid over a whole CT, with the same centre."""
     step = to_mm / np.asarray(spacing)
     size = np.maximum(1, np.round(np.asarray(shape) / step)).astype(int)
     start = (np.asarray(shape) - 1) / 2 - (size - 1) / 2 * step
@@ -255,7 +261,7 @@ def _whole_scan(shape: tuple[int, int, int], spacing: tuple[float, float, float]
 
 
 def _label_arrays(labels: NDArray[np.uint8], spacing_mm: tuple[float, float, float]) -> dict[str, NDArray]:
-    """The fields of a `LabelMap`: the scan's 2 mm grid, as far as the kidneys reach."""
+    """The fields of a `LabelMap`: a 2 mm grid around the kidneys."""
     shape, spacing = np.asarray(labels.shape), np.asarray(spacing_mm)
     step = LABEL_SPACING_MM / spacing
     box = ndimage.find_objects((labels > 0).astype(np.uint8))[0]

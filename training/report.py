@@ -1,4 +1,4 @@
-"""What a run leaves to look at: a table of epochs, plain progress lines, curves."""
+"""Records of a training run: a table of epochs, plain progress lines, curves."""
 
 import csv
 import logging
@@ -20,7 +20,7 @@ COLUMNS = ("epoch", "step", "minutes", "learning_rate", "train_loss", "val_loss"
 
 
 class ScanValidation(Callback):
-    """After an epoch, the network on whole real scans that training does not see.
+    """Validate the network on whole real scans that training does not use, after some epochs.
 
     Args:
         scans: which.
@@ -62,7 +62,7 @@ class EpochTable(Callback):
 
     Args:
         path: the CSV file.
-        goes_on: keep what a stopped run wrote.
+        goes_on: append to the table of a stopped run.
     """
 
     is_terminal = sys.stderr.isatty()
@@ -77,11 +77,11 @@ class EpochTable(Callback):
             self.path.write_text(",".join(COLUMNS) + "\n")
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Lightning calls."""
+        """Note the time."""
         self.epoch_started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Validation has taken place: the epoch's numbers are whole."""
+        """Write the row; validation is finished by now."""
         if not trainer.is_global_zero:
             return
         now = time.monotonic()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from inference.networks.weights import CHECKSUMS, WeightsMetadata, load_weights
 from training.chain import CHAIN, Round
+from training.checkpoints import VALIDATION_DSC, average_weights
 from training.config import TrainConfig
-from training.module import VALIDATION_DSC, average_weights
 from training.train import RunOptions, train
 
 log = logging.getLogger("training")

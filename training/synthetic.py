@@ -12,29 +12,29 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from inference.geometry import RoiSpec, Shape, Vector
-from training.cache import KIDNEY, MARGIN_MM, TUMOR, LabelMap
+from inference.geometry import KIDNEY, TUMOR, RoiSpec, Shape, Vector
+from training.cache import MARGIN_MM, LabelMap
 from training.config import SamplingConfig, TrainConfig
 from training.real.augment import rotation
-from training.synthesis.draw import Landmarks, draw_labels, find_landmarks, synthesise_ct
-from training.synthesis.fields import SmoothField
+from training.synthesis.draw import Landmarks, find_landmarks, synthesise_ct
+from training.synthesis.fields import SEED_LIMIT, SmoothField
+from training.synthesis.labels import draw_labels
 from training.synthesis.ranges import PHASES, Range
 
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""
 LANDMARK_SPACING_MM = 4.0
-DRAWN_SHAPE_VOX = (120, 72, 132)
-"""Holds the largest kidneys that `draw_labels` draws, at the cache's 2 mm."""
-DRAWN_SCAN_WIDTH_MM: Range = (300.0, 480.0)
-DRAWN_OFFSET_MM: tuple[Range, Range, Range] = ((-40.0, 40.0), (0.0, 60.0), (-12.0, 12.0))
-"""Kidneys against the scan's centre (z, y, x): they lie in the back of the body."""
+SYNTHETIC_SHAPE_VOX = (120, 72, 132)
+"""Holds the largest kidneys of `draw_labels`, at the cache's 2 mm."""
+SYNTHETIC_SCAN_WIDTH_MM: Range = (300.0, 480.0)
+SYNTHETIC_OFFSET_MM: tuple[Range, Range, Range] = ((-40.0, 40.0), (0.0, 60.0), (-12.0, 12.0))
+"""Kidneys relative to the scan's centre (z, y, x): they lie in the back of the body."""
 ADDED_TUMOR_BUMPS: Range = (0.03, 0.3)
 """Of the surface, as a share of the radius."""
 ADDED_TUMOR_REACH_VOX = 40
-"""Room made around the kidneys for a tumor to be added."""
+"""Margin added around the kidneys, so that an added tumor fits."""
 CUT_CLOSE_MM = 20.0
-"""Where a tumor is cut out, the kidney fills what is no wider than twice this."""
-SEED_LIMIT = 2**62
+"""After a tumor is cut out, gaps of the kidney up to twice this width are closed."""
 
 Sample = tuple[Tensor, Tensor]
 """Image, float32 (1, D, H, W) in [0, 1], and labels, uint8 (D, H, W)."""
@@ -42,7 +42,7 @@ Sample = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Patient:
-    """A label map in a body of its own: where its voxels go, and where the scan lies.
+    """A label map, the transform that varies it, and the bounds of the scan.
 
     Attributes:
         labels: uint8 (z, y, x), cropped around the kidneys.
@@ -65,7 +65,7 @@ class Patient:
     scan_high_mm: NDArray[np.float64]
 
     def kidney_point(self, rng: Generator, *, label: int) -> NDArray[np.float64] | None:
-        """Where a random voxel of at least this label lies in the patient's frame (mm, zyx)."""
+        """Position of a random voxel with at least this label, in the patient's frame (mm, zyx)."""
         voxels = np.flatnonzero(self.labels >= label)
         if voxels.size == 0:
             return None
@@ -86,21 +86,22 @@ class Patient:
 
 
 def draw_label_map(rng: Generator) -> LabelMap:
-    """A patient without a case: own kidneys in a scan of random size."""
+    """A label map of synthetic kidneys in a scan of random size."""
     labels = draw_labels(
-        shape_vox=DRAWN_SHAPE_VOX, spacing_mm=2.0, seed=int(rng.integers(SEED_LIMIT))
+        shape_vox=SYNTHETIC_SHAPE_VOX, spacing_mm=2.0, seed=int(rng.integers(SEED_LIMIT))
     ).numpy()
     z, y, x = (
-        float(rng.uniform(*offset)) - (n - 1) for offset, n in zip(DRAWN_OFFSET_MM, labels.shape, strict=True)
+        float(rng.uniform(*offset)) - (n - 1)
+        for offset, n in zip(SYNTHETIC_OFFSET_MM, labels.shape, strict=True)
     )
-    length, width = float(rng.uniform(220.0, 450.0)), float(rng.uniform(*DRAWN_SCAN_WIDTH_MM))
-    return LabelMap("drawn", labels, 2.0, (z, y, x), (length, width, width))
+    length, width = float(rng.uniform(220.0, 450.0)), float(rng.uniform(*SYNTHETIC_SCAN_WIDTH_MM))
+    return LabelMap("synthetic", labels, 2.0, (z, y, x), (length, width, width))
 
 
 def edit_labels(source: LabelMap, config: SamplingConfig, rng: Generator) -> LabelMap:
     """Mirror; remove a kidney; remove, shrink, replace or add a tumor."""
     labels, first = source.labels.copy(), source.first_mm
-    # every draw happens in every sample, so that one choice does not shift all others
+    # every sample uses all random values, so that one choice does not change the later ones
     chances, added_seed = rng.random(5), int(rng.integers(SEED_LIMIT))
     shrunk_mm = rng.uniform(*config.tumor_shrunk_mm)
     if chances[0] < config.mirror_share:
@@ -126,7 +127,7 @@ def edit_labels(source: LabelMap, config: SamplingConfig, rng: Generator) -> Lab
 
 
 def _box_around(mask: NDArray[np.bool_], margin_vox: float) -> tuple[slice, ...]:
-    """Where a mask lies, with a margin as far as the array reaches; empty where it is nowhere."""
+    """Bounding box of a mask with a margin, within the array; empty if the mask is."""
     margin = int(np.ceil(margin_vox))
     found = ndimage.find_objects(mask.astype(np.uint8))
     return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in found[0]) if found else ()
@@ -150,7 +151,7 @@ def _shrink_tumor(labels: NDArray[np.uint8], peel_vox: float) -> None:
 
 
 def _cut_tumor(labels: NDArray[np.uint8], close_vox: float) -> None:
-    """The tumor becomes kidney where the kidney, closed, would have been, and background elsewhere."""
+    """Replace the tumor: by kidney where a closing of the kidney reaches, by background elsewhere."""
     box = _box_around(labels == TUMOR, 2 * close_vox)
     if not box:
         return
@@ -164,7 +165,7 @@ def _cut_tumor(labels: NDArray[np.uint8], close_vox: float) -> None:
 
 
 def _add_tumor(labels: NDArray[np.uint8], spacing_mm: float, radius_mm: Range, rng: Generator) -> None:
-    """A lumpy ball about a random kidney voxel, in the kidney and out of it."""
+    """Add a tumor: an uneven ball around a random kidney voxel, inside and outside of the kidney."""
     voxels = np.flatnonzero(labels == KIDNEY)
     if voxels.size == 0:
         return
@@ -183,7 +184,7 @@ def _add_tumor(labels: NDArray[np.uint8], spacing_mm: float, radius_mm: Range, r
 
 
 def place_patient(source: LabelMap, config: SamplingConfig, rng: Generator) -> Patient:
-    """Turn, scale and warp the kidneys, and lay a scan around them."""
+    """Rotate, scale and warp the kidneys, and choose the bounds of the scan."""
     first, size = np.asarray(source.first_mm), (np.asarray(source.labels.shape) - 1) * source.spacing_mm
     z, y, x = (first + size / 2).tolist()
     turn = rotation(rng.uniform(-1, 1, 3) * np.radians(config.rotation_deg))
@@ -207,7 +208,7 @@ def place_patient(source: LabelMap, config: SamplingConfig, rng: Generator) -> P
 def _draw_scan(
     patient: Patient, sides_mm: NDArray[np.float64], config: SamplingConfig, rng: Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Outer faces of the scan, around the kidneys but for the few scans that end within one."""
+    """Outer faces of the scan. It holds the kidneys, except for the few scans that end within one."""
     kidneys_low, kidneys_high = patient.kidney_box()
     sides = sides_mm.copy()
     sides[1:] *= rng.uniform(*config.scan_width_scale)
@@ -345,7 +346,7 @@ def _vector(values: NDArray[np.float64]) -> Vector:
 
 
 def normalise_hu(hu: Tensor, inside: Tensor, roi: RoiSpec) -> Tensor:
-    """`inference.preprocess.normalise` on tensors: HU → [0, 1], 0 outside the scan."""
+    """`inference.method.roi.normalise` on tensors, bit for bit: HU → [0, 1], 0 outside the scan."""
     low, high = roi.window_hu
     if roi.normalisation == "minmax":
         low, high = (float(hu[inside].min()), float(hu[inside].max())) if inside.any() else (0.0, 0.0)
@@ -354,16 +355,16 @@ def normalise_hu(hu: Tensor, inside: Tensor, roi: RoiSpec) -> Tensor:
 
 
 def coarsen(hu: Tensor, inside: Tensor, size_vox: Vector, rng: Generator) -> Tensor:
-    """What is left of a CT that was scanned with larger voxels and interpolated linearly to this grid.
+    """Simulate a CT that was scanned with larger voxels and interpolated linearly to this grid.
 
     Args:
         hu: (D, H, W).
-        inside: which of them lie in the scan, bool; the others count for nothing.
+        inside: which of them lie in the scan, bool; the others are ignored.
         size_vox: (z, y, x) of the scan's voxels, in this grid's; 1 or less along an axis leaves it alone.
         rng: where the scan's voxels lie.
 
     Returns:
-        (D, H, W), as it was outside the scan.
+        (D, H, W), unchanged outside the scan.
     """
     means, weights = hu * inside, inside.to(hu.dtype)
     for axis, size in enumerate(size_vox):
@@ -397,10 +398,10 @@ def _draw_coarse_voxel(config: SamplingConfig, spacing_mm: float, rng: Generator
 
 
 class SyntheticPatients(Dataset[Sample]):
-    """An endless set of patients with CTs drawn around their label maps.
+    """An endless set of patients: label maps, varied, with CTs synthesised around them.
 
     Args:
-        maps: the cases to draw from; without any, every patient is drawn.
+        maps: label maps to choose from; without any, all kidneys are synthetic.
         config: of the run.
         sampling: how patients are varied.
         stream: `TRAINING` or `VALIDATION`.
@@ -454,8 +455,8 @@ class SyntheticPatients(Dataset[Sample]):
         return normalise_hu(hu, inside, roi)[None], labels
 
     def _draw_patient(self, rng: Generator, index: int) -> Patient:
-        is_drawn, pick = rng.random() < self.sampling.drawn_share, int(rng.integers(SEED_LIMIT))
+        is_synthetic, pick = rng.random() < self.sampling.drawn_share, int(rng.integers(SEED_LIMIT))
         if self.stream == VALIDATION:
             pick = index  # every case in its turn
-        source = self.maps[pick % len(self.maps)] if self.maps and not is_drawn else draw_label_map(rng)
+        source = self.maps[pick % len(self.maps)] if self.maps and not is_synthetic else draw_label_map(rng)
         return place_patient(edit_labels(source, self.sampling, rng), self.sampling, rng)

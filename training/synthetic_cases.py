@@ -1,4 +1,4 @@
-"""Whole synthetic cases on disk, in KiTS19's format, for whoever wants to see or share them."""
+"""Whole synthetic cases on disk, in KiTS19's format, to look at or to share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from inference.geometry import Shape
+from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION
 from training.cache import LabelMap
 from training.config import AS_THEY_ARE
-from training.prepare import IMAGE, SEGMENTATION
 from training.synthesis.draw import synthesise_ct
+from training.synthesis.fields import SEED_LIMIT
 from training.synthetic import draw_label_map, patient_landmarks, place_patient, sample_inside, sample_labels
 
 FIRST_NUMBER = 90_000
@@ -36,8 +37,8 @@ def synthesise_cases(
         n_cases: how many.
         spacing_mm: isotropic.
         seed: of the first case; each case has its own random stream.
-        maps: label maps to draw CTs around, in turn; without any, kidneys are drawn too.
-        phases: contrast phases, in turn; without any, each is drawn.
+        maps: label maps to synthesise CTs around, in turn; without any, kidneys are synthetic too.
+        phases: contrast phases, in turn; without any, they are random.
 
     Returns:
         The folders.
@@ -58,15 +59,15 @@ def synthesise_cases(
             labels,
             inside,
             spacing_mm=spacing_mm,
-            seed=int(rng.integers(2**62)),
+            seed=int(rng.integers(SEED_LIMIT)),
             landmarks=patient_landmarks(patient, device=cpu),
             origin_mm=(z, y, x),
             phase=phases[i % len(phases)] if phases else None,
         )
         folder = out / f"case_{FIRST_NUMBER + i:05d}"
         folder.mkdir(parents=True, exist_ok=True)
-        _save(folder / IMAGE, np.rint(hu.numpy()).astype(np.float64), spacing_mm)
-        _save(folder / SEGMENTATION, labels.numpy(), spacing_mm)
+        _save(folder / KITS19_IMAGE, np.rint(hu.numpy()).astype(np.float64), spacing_mm)
+        _save(folder / KITS19_SEGMENTATION, labels.numpy(), spacing_mm)
         folders.append(folder)
     return folders
 

@@ -14,9 +14,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from inference.networks.backends import has_bf16
 from inference.networks.weights import WeightsMetadata
+from training.checkpoints import export_weights, load_tensors
 from training.config import Precision, TrainConfig
 from training.data import Patients
-from training.module import Segmentation, export_weights, load_tensors
+from training.module import Segmentation
 from training.report import EpochTable, ScanValidation, plot_curves
 
 log = logging.getLogger("training")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .dicom_file import PHASES, DicomFile, Kind, Slice, look, read_frames, to_hu
 from .preflight import check_claim, check_pointer, is_dicom
 from .volume import (
+    LPS_TO_RAS,
     MAX_SHEAR_COSINE,
     CaseError,
     Ct,
@@ -34,7 +35,6 @@ many volumes. More often and shorter, and the numbers mean nothing."""
 SUFFIX = ".dcm"
 DIRECTORY = "DICOMDIR"
 """A medium's table of contents: DICOM itself, but no image."""
-LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,15 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from .dicom_source import NAME, NO_SERIAL_NUMBER, cut_version, source_images, tracking_uid
-from .segments import COLOURS, KIDNEY_CODE, KIDNEY_TUMOR_CODE, SIDE_CODES, Kind, Segment, Segments
+from .dicom_source import (
+    NAME,
+    NO_SERIAL_NUMBER,
+    SERIES_DESCRIPTION,
+    cut_version,
+    source_images,
+    tracking_uid,
+)
+from .segments import COLOURS, KIDNEY_CODE, SIDE_CODES, TYPE_CODES, Kind, Segment, Segments
 from .segments import Code as Concept
 from .staging import staged
 from .volume import NativeGrid
@@ -27,7 +34,6 @@ ABNORMALITY_CODE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 ARTIFICIAL_INTELLIGENCE_CODE = Code("123110", "DCM", "Artificial Intelligence")
 """Categories of segmented properties (PS3.16, CID 7150) and the kind of algorithm (CID 7162)."""
 CATEGORIES: dict[Kind, Code] = {"kidney": ANATOMY_CODE, "tumor": ABNORMALITY_CODE}
-TYPES: dict[Kind, Concept] = {"kidney": KIDNEY_CODE, "tumor": KIDNEY_TUMOR_CODE}
 
 
 def coded(concept: Concept) -> Code:
@@ -70,7 +76,7 @@ def write_dicom_seg(
         manufacturer_model_name=NAME,
         software_versions=version,
         device_serial_number=NO_SERIAL_NUMBER,
-        series_description="Kidneys and kidney tumors, research use only",
+        series_description=SERIES_DESCRIPTION,
         content_label="KIDNEY_TUMOR",
         content_description="Kidneys and kidney tumors",
         omit_empty_frames=bool(segments.numbers.any()),
@@ -89,7 +95,7 @@ def _descriptions(segments: Segments, series_uid: str, version: str) -> list[hd.
             segment_number=number,
             segment_label=segment.name,
             segmented_property_category=CATEGORIES[segment.kind],
-            segmented_property_type=coded(TYPES[segment.kind]),
+            segmented_property_type=coded(TYPE_CODES[segment.kind]),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             anatomic_regions=[coded(KIDNEY_CODE)] if segment.kind == "tumor" else None,

@@ -6,16 +6,13 @@ import numpy as np
 import pydicom
 from pydicom.uid import generate_uid
 
-from .volume import CaseError, NativeGrid
+from .volume import LPS_TO_RAS, MAX_SHEAR_COSINE, CaseError, NativeGrid
 
 NAME = "nested-vnet-kits19"
-MAX_SHEAR_COSINE = 0.02
-"""Images turned by more than this (1.1°) are no slices of the same volume."""
-RAS_TO_LPS = (-1.0, -1.0, 1.0)
-"""The affine's world axes to DICOM's."""
 LONG_STRING_CHARS = 64
 """Most that DICOM allows in a version (PS3.5, VR LO)."""
 NO_SERIAL_NUMBER = "none"
+SERIES_DESCRIPTION = "Kidneys and kidney tumors, research use only"
 
 REQUIRED = (
     "SOPClassUID",
@@ -76,7 +73,7 @@ def source_images(series: Path, native: NativeGrid) -> list[pydicom.Dataset]:
             f"{series}: {len(images)} images for {native.shape[2]} slices. "
             "Only a series with one image a file can be the source of a DICOM segmentation"
         )
-    towards_next_slice = native.affine[:3, 2] * RAS_TO_LPS
+    towards_next_slice = native.affine[:3, 2] * LPS_TO_RAS
     return sorted(images.values(), key=lambda image: float(towards_next_slice @ image.ImagePositionPatient))
 
 
@@ -93,7 +90,7 @@ def _is_slice_of(native: NativeGrid, image: pydicom.Dataset) -> bool:
     if (image.get("Columns"), image.get("Rows")) != native.shape[:2]:
         return False
     directions = native.affine[:3, :2] / np.linalg.norm(native.affine[:3, :2], axis=0)
-    rows_and_columns = (directions.T * RAS_TO_LPS).ravel()
+    rows_and_columns = (directions.T * LPS_TO_RAS).ravel()
     orientation = image.get("ImageOrientationPatient")
     return orientation is not None and np.allclose(rows_and_columns, orientation, atol=MAX_SHEAR_COSINE)
 

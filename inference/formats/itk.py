@@ -18,6 +18,7 @@ from .preflight import (
     find_nrrd_body,
 )
 from .volume import (
+    LPS_TO_RAS,
     CaseError,
     Ct,
     NativeGrid,
@@ -35,8 +36,7 @@ else:
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 SUFFIXES = (".mha", ".mhd", *NRRD_SUFFIXES)
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-"""ITK's world axes to nibabel's; its own inverse."""
+TO_RAS = np.diag(LPS_TO_RAS)
 
 
 def read(path: Path) -> Ct:
@@ -74,17 +74,23 @@ def itk_name(path: Path) -> str:
 
 def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
     """Write labels, compressed; `stored` has the CT's own axis order (i, j, k)."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(stored.transpose(2, 1, 0)))
-    spacing = np.linalg.norm(native.affine[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((LPS_TO_RAS @ (native.affine[:3, :3] / spacing)).ravel().tolist())
-    image.SetOrigin((LPS_TO_RAS @ native.affine[:3, 3]).tolist())
+    image = to_image(stored, native)
     try:
         sitk.WriteImage(image, itk_name(path), useCompression=True)
         # ITK does not notice a disk that is full only when the last bytes leave its buffer
         check_body(path, _find_body(path), stored.shape, 1)
     except (RuntimeError, ValueError, zlib.error, FileNotFoundError) as error:
         raise OSError(f"{path.name}: not written whole, as on a full disk") from error
+
+
+def to_image(stored: NDArray[np.uint8], native: NativeGrid) -> sitk.Image:
+    """Labels in the CT's own axis order (i, j, k) as an ITK image on its grid."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(stored.transpose(2, 1, 0)))
+    spacing = np.linalg.norm(native.affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((TO_RAS @ (native.affine[:3, :3] / spacing)).ravel().tolist())
+    image.SetOrigin((TO_RAS @ native.affine[:3, 3]).tolist())
+    return image
 
 
 def is_nrrd(path: Path) -> bool:
@@ -118,6 +124,6 @@ def _grid(path: Path, image: Any) -> NativeGrid:
     shape = checked_shape(path, size[:3])
     direction = np.reshape(image.GetDirection(), (dimension, dimension))[:3, :3]
     affine = np.eye(4)
-    affine[:3, :3] = LPS_TO_RAS @ direction @ np.diag(image.GetSpacing()[:3])
-    affine[:3, 3] = LPS_TO_RAS @ image.GetOrigin()[:3]
+    affine[:3, :3] = TO_RAS @ direction @ np.diag(image.GetSpacing()[:3])
+    affine[:3, 3] = TO_RAS @ image.GetOrigin()[:3]
     return NativeGrid(shape, checked_affine(path, affine))

@@ -19,12 +19,13 @@ from .dicom_source import (
     MAY_BE_EMPTY,
     NAME,
     NO_SERIAL_NUMBER,
+    SERIES_DESCRIPTION,
     cut_version,
     source_images,
     tracking_uid,
 )
 from .outline import outlines, without_holes
-from .segments import COLOURS, KIDNEY_CODE, KIDNEY_TUMOR_CODE, SIDE_CODES, Code, Segment, Segments
+from .segments import COLOURS, SIDE_CODES, TYPE_CODES, Code, Segment, Segments
 from .staging import staged
 from .volume import NativeGrid
 
@@ -89,7 +90,7 @@ def _general(image: Dataset, version: str) -> Dataset:
     result.PositionReferenceIndicator = image.get("PositionReferenceIndicator", "")
     result.SeriesInstanceUID = generate_uid()
     result.SeriesNumber = SERIES_NUMBER
-    result.SeriesDescription = "Kidneys and kidney tumors, research use only"
+    result.SeriesDescription = SERIES_DESCRIPTION
     result.Modality = "RTSTRUCT"
     result.OperatorsName = ""
     result.Manufacturer = result.ManufacturerModelName = NAME
@@ -171,7 +172,7 @@ def _observation(number: int, segment: Segment, uid: str) -> Dataset:
     observation.ReferencedROINumber = number
     observation.RTROIInterpretedType = "ORGAN" if segment.kind == "kidney" else ""
     observation.ROIInterpreter = ""
-    code = _coded(KIDNEY_CODE if segment.kind == "kidney" else KIDNEY_TUMOR_CODE)
+    code = _coded(TYPE_CODES[segment.kind])
     if segment.side is not None:
         code.SegmentedPropertyTypeModifierCodeSequence = [_coded(SIDE_CODES[segment.side])]
     observation.RTROIIdentificationCodeSequence = [code]

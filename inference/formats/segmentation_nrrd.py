@@ -6,8 +6,8 @@ import numpy as np
 from nibabel.orientations import apply_orientation
 
 from . import simpleitk as sitk
-from .itk import LPS_TO_RAS, itk_name
-from .segments import COLOURS, KIDNEY_CODE, KIDNEY_TUMOR_CODE, SIDE_CODES, Code, Segment, Segments
+from .itk import itk_name, to_image
+from .segments import COLOURS, KIDNEY_CODE, SIDE_CODES, TYPE_CODES, Code, Segment, Segments
 from .staging import staged
 from .volume import NativeGrid
 
@@ -32,19 +32,16 @@ def write_segmentation_nrrd(path: Path, segments: Segments, native: NativeGrid) 
     Raises:
         OSError: the output cannot be written (no right, no space).
     """
-    stored = np.ascontiguousarray(apply_orientation(segments.numbers, native.from_canonical).T)
-    image = sitk.GetImageFromArray(stored)
-    spacing = np.linalg.norm(native.affine[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((LPS_TO_RAS @ (native.affine[:3, :3] / spacing)).ravel().tolist())
-    image.SetOrigin((LPS_TO_RAS @ native.affine[:3, 3]).tolist())
+    stored = apply_orientation(segments.numbers, native.from_canonical)
+    image = to_image(stored, native)
     for key, value in _fields(segments).items():
         image.SetMetaData(key, value)
     with staged(path) as partial:
         try:
             sitk.WriteImage(image, itk_name(partial), useCompression=True)
             # ITK does not notice a disk that is full only when the last bytes leave its buffer
-            is_whole = np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(itk_name(partial))), stored)
+            written = sitk.GetArrayFromImage(sitk.ReadImage(itk_name(partial)))
+            is_whole = np.array_equal(written, stored.T)
         except RuntimeError as error:
             raise OSError(f"{path.name}: not written whole, as on a full disk") from error
         if not is_whole:
@@ -90,10 +87,11 @@ def _fields(segments: Segments) -> dict[str, str]:
 def _terminology(segment: Segment) -> str:
     """Lists, category, type and its side, region and its side, as 3D Slicer serialises them."""
     side = _concept(SIDE_CODES[segment.side]) if segment.side is not None else NOTHING
+    kind = _concept(TYPE_CODES[segment.kind])
     if segment.kind == "kidney":
-        parts = [CATEGORY_LIST, _concept(ANATOMY), _concept(KIDNEY_CODE), side, REGION_LIST, NOTHING, NOTHING]
+        parts = [CATEGORY_LIST, _concept(ANATOMY), kind, side, REGION_LIST, NOTHING, NOTHING]
     else:
-        parts = [CATEGORY_LIST, _concept(ABNORMALITY), _concept(KIDNEY_TUMOR_CODE), NOTHING]
+        parts = [CATEGORY_LIST, _concept(ABNORMALITY), kind, NOTHING]
         parts += [REGION_LIST, _concept(KIDNEY_CODE), side]
     return "~".join(parts)
 

@@ -24,7 +24,7 @@ class Code:
 
 
 KIDNEY_CODE = Code("64033007", "Kidney")
-KIDNEY_TUMOR_CODE = Code("126880001", "Neoplasm of kidney")
+TYPE_CODES: Mapping[Kind, Code] = {"kidney": KIDNEY_CODE, "tumor": Code("126880001", "Neoplasm of kidney")}
 SIDE_CODES: Mapping[str, Code] = {"left": Code("7771000", "Left"), "right": Code("24028007", "Right")}
 
 

@@ -8,9 +8,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from .dicom_seg import TYPES, coded
-from .dicom_source import MAY_BE_EMPTY, NAME, cut_version, tracking_uid
-from .segments import KIDNEY_CODE, SIDE_CODES, Segment, Segments
+from .dicom_seg import coded
+from .dicom_source import MAY_BE_EMPTY, NAME, SERIES_DESCRIPTION, cut_version, tracking_uid
+from .segments import KIDNEY_CODE, SIDE_CODES, TYPE_CODES, Segment, Segments
 from .staging import staged
 
 SERIES_NUMBER = 1902
@@ -82,7 +82,7 @@ def write_structured_report(
         sop_instance_uid=generate_uid(),
         instance_number=1,
         manufacturer=NAME,
-        series_description="Kidneys and kidney tumors, research use only",
+        series_description=SERIES_DESCRIPTION,
     )
     with staged(path) as partial:
         document.save_as(partial)
@@ -103,7 +103,7 @@ def _group(
             segment_number=number,
             source_series=hd.sr.SourceSeriesForSegmentation(source_series),
         ),
-        finding_type=coded(TYPES[segment.kind]),
+        finding_type=coded(TYPE_CODES[segment.kind]),
         finding_sites=[hd.sr.FindingSite(coded(KIDNEY_CODE), laterality=side)],
         algorithm_id=algorithm,
         measurements=[

@@ -32,6 +32,8 @@ MIN_PADDING_SHARE = 0.001
 """Of the lowest value, where that is a little below 0."""
 MAX_COUNTED = 1 << 22
 """Voxels that are enough to tell shares."""
+LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+"""World axes (x, y, z) of DICOM and ITK to those of affines here and in NIfTI; its own inverse."""
 CANONICAL = axcodes2ornt(("S", "P", "L"))
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 20.0
 MAX_SHEAR_COSINE = 0.02

@@ -91,7 +91,7 @@ def save_weights(path: Path, model: "VNet", metadata: WeightsMetadata) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    texts = {"format": FORMAT, "metadata": json.dumps(asdict(metadata), sort_keys=True)}
+    texts = {"format": FORMAT, "metadata": format_metadata(metadata)}
     content = save(tensors, metadata=texts)
     # safetensors writes its metadata in random order: sort the header (it follows 8 bytes with its size)
     size = int.from_bytes(content[:8], "little")
@@ -131,7 +131,7 @@ def load_weights(path: Path, stage: Stage) -> Weights:
             f"{path}: its format is {header.get('format')!r}, not {FORMAT!r}. "
             "Use weights written by this project's training"
         )
-    metadata = _parse_metadata(path, header.get("metadata", ""))
+    metadata = parse_metadata(path, header.get("metadata", ""))
     if metadata.stage != stage:
         raise WeightsError(f"{path}: holds the {metadata.stage} network, not the {stage} network")
     shapes = tensor_shapes(metadata.base_channels)
@@ -165,7 +165,21 @@ def _check_digest(path: Path, digest: str) -> None:
     raise WeightsError(f"{checksums}: has no line for {path.name}")
 
 
-def _parse_metadata(path: Path, text: str) -> WeightsMetadata:
+def format_metadata(metadata: WeightsMetadata) -> str:
+    """Metadata as JSON; the same metadata give the same text."""
+    return json.dumps(asdict(metadata), sort_keys=True)
+
+
+def parse_metadata(path: Path, text: str) -> WeightsMetadata:
+    """Metadata from JSON.
+
+    Args:
+        path: the file that holds it, for the error.
+        text: as `format_metadata` writes it.
+
+    Raises:
+        WeightsError: no metadata, or one that makes no sense.
+    """
     try:
         raw: dict[str, Any] = json.loads(text)
         roi = raw.pop("roi")

@@ -1,4 +1,4 @@
-"""Which cases lie under the input folder, and what their outputs are called."""
+"""Find the cases under the input folder, and name their outputs."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from ..formats.preflight import is_dicom
 Naming = Literal["auto", "kits19", "same", "nnunet", "grand-challenge"]
 NAMINGS: tuple[str, ...] = get_args(Naming)
 
-KITS19_IMAGE = "imaging.nii.gz"
+KITS19_IMAGE, KITS19_SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 TOTALSEGMENTATOR_IMAGE, TOTALSEGMENTATOR_LABELS = "ct.nii.gz", "segmentations"
 NNUNET_CHANNEL = "_0000"
 NNUNET_NUMBER = re.compile(r"_(\d{4})$")
@@ -39,7 +39,7 @@ log = logging.getLogger("inference")
 
 
 class UsageError(ValueError):
-    """The command cannot start as it was given: said before any work, exit code 2."""
+    """Wrong usage: reported before any work, exit code 2."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Case:
 
 @dataclass(frozen=True)
 class _Source:
-    """An input, and what its neighbours say of its name.
+    """An input, and what the files beside it tell about its name.
 
     Attributes:
         path: the file or the folder.
@@ -77,7 +77,7 @@ class _Source:
 
 @dataclass
 class _PassedOver:
-    """What a user could miss among the cases."""
+    """Files that are no case, for a warning."""
 
     not_read: list[Path] = field(default_factory=list)
     no_ct: list[Path] = field(default_factory=list)
@@ -111,9 +111,9 @@ def find_cases(
 
     A folder with `imaging.nii.gz` is one KiTS case, and one with `ct.nii.gz` and `segmentations/` is one of
     TotalSegmentator, whatever else they hold. A folder without image files but with DICOM files is a case for
-    each CT series. Hidden names are passed over, and with a warning what looks like a CT and is not read.
-    Links are followed, but for those that lead back to a folder that they lie in. What should be a CT and
-    cannot be one (a folder that may not be listed, a link to nothing) is a case too, which fails when read.
+    each CT series. Hidden files are skipped. Files that look like a CT but are not read are skipped with
+    a warning. Links are followed, except those to a folder that contains them. A folder that cannot be listed
+    or a broken link is a case too, and fails when it is read.
     Where Grand Challenge's `inputs.json` lies in the folder, the one image that it names is the input.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a label map says in numbers: each kidney, each tumor. No files, no logs.
+"""Measurements of a label map: each kidney, each tumor. No files, no logs.
 
 Arrays are (z, y, x) in canonical LPS as everywhere; places in millimetres are (x, y, z) in LPS, the world
 frame of DICOM and ITK (NIfTI's is RAS: change the sign of x and y).
@@ -17,20 +17,20 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
 from ..formats.ct import Ct, NativeGrid
+from ..formats.volume import LPS_TO_RAS
 from ..geometry import KIDNEY, TUMOR, Roi, Vector
 from ..method.postprocess import CONNECTIVITY_26, Box
 
 MIN_TUMOR_MM3 = 100.0
-"""A sphere of 5.8 mm. What is smaller counts to the nearest larger tumor of the same kidney; where a kidney
+"""A sphere of 5.8 mm. Smaller pieces belong to the nearest larger tumor of the same kidney. Where a kidney
 has no larger one, its pieces are one tumor."""
 CUT_MM = 3.0
-"""A kidney that ends this near to the first or last slice, or to the end of the networks' region, is cut
-there: the networks see one voxel of 2 or 3 mm less than the scan shows."""
+"""A kidney that ends this near to the first or last slice, or to the end of the networks' region, counts as
+cut there: the networks see one voxel of 2 or 3 mm less than the scan shows."""
 BODY_HU = -300
 """Body and not air or lung."""
 BODY_STEP_VOX = 4
 """Every fourth voxel is enough to find the middle of a body."""
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 Side = Literal["left", "right"]
 """The patient's."""
@@ -39,7 +39,7 @@ End = Literal["superior", "inferior"]
 
 @dataclass(frozen=True)
 class Parts:
-    """A label map taken apart.
+    """A label map split into kidneys and tumors.
 
     Attributes:
         box: the part of the CT that holds all labels.
@@ -54,12 +54,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What the networks said, on the ROI grid: float32 (z, y, x).
+    """The networks' probabilities on the ROI grid: float32 (z, y, x).
 
     Attributes:
         roi: where that grid lies in the CT.
         kidney, tumor: the probabilities.
-        inside: where kidneys were kept; the tumor network counts there alone.
+        inside: the kidneys that were kept; tumor probabilities count only there.
         kidney_threshold, tumor_threshold: a voxel belongs to a structure above it.
     """
 
@@ -196,7 +196,7 @@ def measure(
 
 def index_to_lps_mm(native: NativeGrid) -> NDArray[np.float64]:
     """4×4: a voxel's canonical index (z, y, x) → its centre (x, y, z) in LPS millimetres."""
-    return RAS_TO_LPS @ native.affine @ inv_ornt_aff(native.to_canonical, native.shape)
+    return np.diag([*LPS_TO_RAS, 1.0]) @ native.affine @ inv_ornt_aff(native.to_canonical, native.shape)
 
 
 def stored_index(native: NativeGrid, axis: int, index: int) -> int:
@@ -248,7 +248,7 @@ def _measure_tumors(
         where, mask = _shift(local, parts.box), parts.tumors[local] == number
         kidney = kidneys[int(parts.kidneys[local][mask][0]) - 1]
         hu = ct.hu[where][mask]
-        body = _largest_first(mask) == 1  # without the specks that count to it
+        body = _largest_first(mask) == 1  # without the smaller pieces that belong to it
         diameter_mm, z = axial_diameter(body, ct.spacing_mm)
         z += where[0].start
         organ = _kidney_probability(networks, where)
@@ -295,7 +295,7 @@ def _by_size(pieces: NDArray[Any]) -> NDArray[np.uint16]:
 
 
 def _tumors_of(mask: NDArray[np.bool_], voxel_mm3: float, spacing_mm: Vector) -> NDArray[np.uint16]:
-    """A kidney's tumors: 26-connected, and specks with the nearest larger piece."""
+    """A kidney's tumors: 26-connected; small pieces join the nearest larger one."""
     pieces = _largest_first(mask)
     sizes = np.bincount(pieces.ravel())[1:]
     n_large = int(np.count_nonzero(sizes * voxel_mm3 >= MIN_TUMOR_MM3))

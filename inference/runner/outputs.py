@@ -1,4 +1,4 @@
-"""`--output-format`: how outputs are called, and what writes them."""
+"""`--output-format`: names of the outputs, and their writers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from .findings import Findings, Kidney, Tumor
 from .run import LabelWriter, write_as_label_map
 
 MAX_SEGMENTS = 255
-"""That a byte can number."""
+"""Most that fit in a byte."""
 REPORT_SUFFIX = ".sr.dcm"
 """Of the structured report beside a DICOM segmentation."""
 MEASURES = ("ml", "hu_mean", "hu_sd", "axial_diameter_mm", "largest_extent_mm")
@@ -25,7 +25,7 @@ MEASURES = ("ml", "hu_mean", "hu_sd", "axial_diameter_mm", "largest_extent_mm")
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """A format beside the usual label map.
+    """An output format other than the label map.
 
     Attributes:
         suffix: of its files.
@@ -46,7 +46,7 @@ NAMES = (LABEL_MAP, *FORMATS)
 
 
 def as_format(cases: Iterable[Case], name: str) -> list[Case]:
-    """The same cases, their outputs called as the format's files are.
+    """The same cases, with outputs named for the format.
 
     Raises:
         UsageError: the format must refer to a DICOM series, and a case is none.
@@ -69,7 +69,7 @@ def as_format(cases: Iterable[Case], name: str) -> list[Case]:
 
 
 def label_writer(name: str, *, version: str, with_report: bool = False) -> LabelWriter:
-    """What writes a format.
+    """The writer of a format.
 
     Args:
         name: one of `NAMES`.
@@ -86,15 +86,16 @@ def label_writer(name: str, *, version: str, with_report: bool = False) -> Label
             case "dicom-seg":
                 from ..formats.dicom_seg import write_dicom_seg
 
+                write_report: Any = None
                 if with_report:
                     from ..formats.structured_report import write_structured_report
 
-                    return partial(_write_both, write_dicom_seg, write_structured_report, version)
-                return partial(_write_series_object, write_dicom_seg, version)
+                    write_report = write_structured_report
+                return partial(_write_series_object, write_dicom_seg, write_report, version)
             case "rtstruct":
                 from ..formats.rtstruct import write_rtstruct
 
-                return partial(_write_series_object, write_rtstruct, version)
+                return partial(_write_series_object, write_rtstruct, None, version)
             case "seg-nrrd":
                 from ..formats.segmentation_nrrd import write_segmentation_nrrd
 
@@ -119,7 +120,7 @@ def segments_of(labels: NDArray[np.uint8], findings: Findings) -> Segments:
     """
     parts = findings.parts
     if len(findings.kidneys) + len(findings.tumors) > MAX_SEGMENTS:
-        return plain_segments(labels)  # confetti
+        return plain_segments(labels)  # too many small structures to number
     nothing = {"ml": 0.0}
     described = [_kidney_segment(kidney) for kidney in findings.kidneys]
     described = described or [Segment("Kidney", "kidney", measures=nothing)]
@@ -155,18 +156,6 @@ def _stem(name: str) -> str:
 
 def _write_series_object(
     write: Any,
-    version: str,
-    path: Path,
-    labels: NDArray[np.uint8],
-    native: NativeGrid,
-    source: Path,
-    findings: Findings,
-) -> None:
-    write(path, segments_of(labels, findings), native, source, version=version)
-
-
-def _write_both(
-    write: Any,
     write_report: Any,
     version: str,
     path: Path,
@@ -177,7 +166,8 @@ def _write_both(
 ) -> None:
     segments = segments_of(labels, findings)
     write(path, segments, native, source, version=version)
-    write_report(path.with_suffix(REPORT_SUFFIX), path, segments, source, version=version)
+    if write_report is not None:
+        write_report(path.with_suffix(REPORT_SUFFIX), path, segments, source, version=version)
 
 
 def _write_nrrd(

@@ -1,4 +1,4 @@
-"""`--html FILE`: one page a run, which needs nothing beside itself.
+"""`--html FILE`: one self-contained page per run.
 
 Pictures are kept as they come, one case after the other; the text around them is made from the records that
 the report holds, so that every number on the page is the report's. The page may load nothing (its own
@@ -31,11 +31,11 @@ from .slices import WINDOW_HU, Slice, cut, fullest, grey
 
 PIXEL_MM = 0.9
 LEAST_FIELD_MM, MOST_FIELD_MM, MARGIN_MM = 120.0, 220.0, 40.0
-"""A picture shows a structure and this much around it."""
+"""Margin around a structure in its picture."""
 QUALITY = 45
-"""Of WebP: outlines are drawn above the picture, so that it may be coarse."""
+"""WebP quality: a low one is enough, since outlines are drawn above the picture."""
 MOST_TUMORS = 4
-"""Pictures are made of so many, the largest ones; the tables hold all."""
+"""Most structures that get pictures, the largest first; the tables list all."""
 AXIAL_SHARES = (0.25, 0.75)
 """Further axial slices of a tumor: at these parts of its height."""
 TEMPLATE = Path(__file__).with_name("page.html")

@@ -15,7 +15,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def product() -> dict[str, str | None]:
-    """Name, version and commit; no commit where nobody knows it."""
+    """Name, version and commit; without the commit if it is unknown."""
     return {"name": NAME, "version": __version__, "commit": os.environ.get(COMMIT_VARIABLE) or _git_commit()}
 
 
@@ -30,7 +30,7 @@ def processor() -> str:
 
 
 def _git_commit() -> str | None:
-    """Of the repository that this code lies in, where it is one and git is there."""
+    """The commit of the repository that holds this code; None without git or repository."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""How far a run is, within a case too: its stages, and the part of a case's time that each usually takes."""
+"""Progress of a run and within a case: the stages, and the share of a case's time that each usually takes."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ SHARES = {
     "read": 0.05, "locate": 0.1, "roi": 0.03, "kidney": 0.37, "components": 0.02, "tumor": 0.33,
     "restore": 0.04, "measure": 0.03, "write": 0.03,
 }  # fmt: skip
-"""Of a case's time, as measured on CPUs; in the order of the stages. A bar needs no better."""
+"""Of a case's time, as measured on CPUs; in the order of the stages. Exact enough for a progress bar."""
 
 
 def part_done(stage: str, share: float) -> float:
@@ -21,7 +21,7 @@ def part_done(stage: str, share: float) -> float:
 
 
 def both(first: Progress, second: Progress) -> Progress:
-    """What tells two."""
+    """A progress function that calls two others."""
 
     def progress(stage: str, share: float) -> None:
         first(stage, share)
@@ -38,16 +38,16 @@ class CaseCounter:
     """
 
     def __init__(self, tell: Callable[[str, float], None]) -> None:
-        """`tell` takes what is being done (the case and its stage), and `done`."""
+        """`tell` is called with the case and its stage as text, and with `done`."""
         self.done = 0.0
         self._tell = tell
 
     def begin(self, name: str, n_before: int) -> Progress:
-        """What a case's own progress goes to.
+        """The progress function of one case.
 
         Args:
             name: the case's.
-            n_before: cases before it, computed or passed over.
+            n_before: cases before it, computed or skipped.
         """
 
         def progress(stage: str, share: float) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells about itself: one record a case, and the JSON report."""
+"""The JSON report of a run: one record per case."""
 
 import json
 import platform
@@ -44,7 +44,7 @@ class CaseReport:
         input: `spacing_mm` and `shape_vox` (z, y, x) of the CT, and `dicom`: its UIDs, where it has any.
         kidneys, tumors: what was measured of each (`runner.findings`).
         flags: reasons to look at the result (`runner.flags`), each with `rule` and `text`.
-        warnings: what looked odd about the input but did not stop the case.
+        warnings: oddities of the input that did not stop the case.
         error: why it failed: file, cause, remedy in one line.
         recipe: what its label map depends on besides the CT: the weights' digests, and options.
     """
@@ -100,7 +100,7 @@ class CaseReport:
 
 
 def describe_networks(weights: CascadeWeights, backend: Backend) -> dict[str, Any]:
-    """What a report tells about the networks of a run."""
+    """The networks of a run, for its report."""
     folders = [
         {"folder": str(folder), "kidney": _identity(kidney), "tumor": _identity(tumor)}
         for folder, kidney, tumor in zip(weights.folders, weights.kidney, weights.tumor, strict=True)
@@ -164,9 +164,9 @@ def read_report(path: Path) -> tuple[list[CaseReport], dict[str, Any]]:
 
 
 def merge_reports(paths: Sequence[Path]) -> tuple[list[CaseReport], dict[str, Any]]:
-    """One report of several, of the shards of a run, say.
+    """Merge several reports into one, for example those of the shards of a run.
 
-    Of a case that several know the one that measured it counts, and of two such the later in `paths`.
+    If several hold a case, the record with measurements is taken; of two such, the later in `paths`.
 
     Raises:
         ValueError: a file is no report, or two were made with other weights or options.
@@ -193,7 +193,7 @@ def merge_reports(paths: Sequence[Path]) -> tuple[list[CaseReport], dict[str, An
 
 
 def _rank(case: CaseReport) -> int:
-    """How much a record tells: nothing, a failure, an empty map in a failure's place, a measured map."""
+    """Rank of a record: nothing, a failure, an empty map in a failure's place, a measured map."""
     if case.is_measured:
         return 3
     return {"background": 2, "failed": 1}.get(case.status, 0)

@@ -1,7 +1,7 @@
 """One case from file to file, and many cases: read ahead, compute, write behind.
 
-While case N computes, a thread reads case N+1 and another writes case N−1. A case that fails keeps its
-failure to itself.
+While case N computes, a thread reads case N+1 and another writes case N−1. A case that fails
+does not stop the others.
 """
 
 import logging
@@ -55,12 +55,12 @@ def write_as_label_map(
 
 @dataclass(frozen=True)
 class Options:
-    """What a run may choose.
+    """Options of a run.
 
     Attributes:
         output: the output folder.
-        method: ours, or the paper's.
-        skip_existing: pass over cases whose output is there, unless it was made by another recipe.
+        method: the default, or the paper's.
+        skip_existing: skip cases whose output is there, unless it was made by another recipe.
         earlier: what an earlier run reported, by output.
         recipe: see `CaseReport`.
         background_on_error: write an all-background label map for a case that failed.
@@ -91,7 +91,7 @@ def run_cases(
     fallback: Callable[[], Cascade] | None = None,
     progress: Callable[[str, float], None] = lambda what, n_done: None,
 ) -> list[CaseReport]:
-    """Segment all cases; none's failure costs another's result.
+    """Segment all cases; a failed one does not affect the others.
 
     Args:
         cases: what to segment.
@@ -240,7 +240,7 @@ def _write_locked(
 def _write_extras(
     case: Case, report: CaseReport, ct: Ct, segmented: SegmentedCt, findings: Findings, options: Options
 ) -> None:
-    """Pictures and probabilities; where they cannot be written, the label map still counts."""
+    """Write pictures and probabilities. If that fails, the label map stays valid."""
     labels = segmented.labels
     try:
         if options.probabilities is not None:

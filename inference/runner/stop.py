@@ -19,8 +19,8 @@ def stoppable() -> Iterator[None]:
     """Within: exit at the first signal as soon as nothing is being written, at the second one at once.
 
     A thread waits for the signals and ends the process. Raising an exception in the main thread instead would
-    not be safe: it could strike between a library's acquiring and releasing a lock, and the writer would then
-    wait for that lock for ever.
+    not be safe: it could come between a library's acquiring and releasing a lock, and the writer would then
+    wait for that lock forever.
     """
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)  # set_wakeup_fd requires it

@@ -1,1 +1,1 @@
-"""Real scans in training: drawn as scanners differ, with lesions painted into their kidneys."""
+"""Real scans in training: augmented, with lesions painted into their kidneys."""

@@ -1,6 +1,6 @@
-"""One training sample from one real scan: turned, scaled, warped, as another scanner would have seen it.
+"""One training sample from one real scan: rotated, scaled, warped, with the look of another scanner.
 
-All of it in one resampling: the scan's voxels are interpolated once, at the places that rotation, scale,
+There is one resampling: the scan's voxels are interpolated once, at the places that rotation, scale,
 warp and the mass effect of painted lesions together lead to.
 """
 
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from inference.geometry import Shape
-from training.cache import HU_STEP, IGNORE, KIDNEY, LOWEST_HU, TUMOR, Scan
+from inference.geometry import KIDNEY, TUMOR, Shape
+from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan
 from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
+from training.synthesis.fields import SEED_LIMIT
 from training.synthesis.ranges import Range
 
 Centre = Literal["scan", "kidney", "tumor", "anywhere"]
@@ -36,8 +37,8 @@ class ScanSampling:
         warp_mm, warp_cells: standard deviation of an elastic displacement, and its nodes along a side.
         anywhere_share: of scans longer than the grid: anywhere along z; otherwise at the kidneys' height.
         shift_mm: (z, y, x), of the sample's grid against its centre, either way.
-        shortened_share, shortened_mm: the scan ends early, and is only so long.
-        narrow_share, narrow_mm: a field of view of this diameter: nothing is known outside.
+        shortened_share, shortened_mm: the scan is cut to this length.
+        narrow_share, narrow_mm: a round field of view of this diameter.
         gain, offset_hu: of all HU.
         enhancement_share, enhancement_hu: added to the kidneys and their tumors: another phase.
         blur_share, blur_vox: a softer kernel, the standard deviation of a Gaussian.
@@ -107,10 +108,10 @@ def draw_scan_sample(
     painted: bool = False,
     device: torch.device = CPU,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one sample.
+    """Make one sample.
 
     Args:
-        scan: to draw it from.
+        scan: the source.
         rng: all that is random comes from it.
         sampling: how the scan is varied.
         shape_vox: (z, y, x) of the sample.
@@ -207,7 +208,7 @@ def rotation(radians: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _interpolate(scan: Scan, voxels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """HU, labels and what lies in the scan at scan voxels (D, H, W, zyx)."""
+    """HU, labels and whether the scan is there, at scan voxels (D, H, W, zyx)."""
     grey, labels = scan.on(voxels.device)
     inside = torch.ones(voxels.shape[:3], dtype=torch.bool, device=voxels.device)
     for axis, n in enumerate(scan.grey.shape):
@@ -245,7 +246,7 @@ def _shown(scan: Scan) -> list[int]:
 
 
 def _field_of_view(mm: list[Tensor], rng: Generator, sampling: ScanSampling) -> Tensor:
-    """Where the scan is, of one that ends early or sees a circle only."""
+    """Which voxels lie in the scan, which may be cut short or have a round field of view."""
     shortened, narrow = rng.random() < sampling.shortened_share, rng.random() < sampling.narrow_share
     length, diameter = rng.uniform(*sampling.shortened_mm), rng.uniform(*sampling.narrow_mm)
     middle = float(rng.uniform(-0.5, 0.5)) * length
@@ -260,9 +261,9 @@ def _field_of_view(mm: list[Tensor], rng: Generator, sampling: ScanSampling) -> 
 def _as_another_scanner(
     hu: Tensor, labels: Tensor, rng: Generator, sampling: ScanSampling, spacing_mm: float
 ) -> Tensor:
-    # every draw happens in every sample, so that one choice does not shift all others
+    # every sample uses all random values, so that one choice does not change the later ones
     chances = rng.random(6)
-    seed = int(rng.integers(2**62))
+    seed = int(rng.integers(SEED_LIMIT))
     hu = hu * float(rng.uniform(*sampling.gain)) + float(rng.uniform(*sampling.offset_hu))
     enhancement, blur = float(rng.uniform(*sampling.enhancement_hu)), float(rng.uniform(*sampling.blur_vox))
     thick, noise_hu = float(rng.uniform(*sampling.thick_mm)), float(rng.uniform(*sampling.noise_hu))

@@ -1,6 +1,6 @@
 """Tumors and cysts painted into real kidneys, anew for every sample (after Hu et al., CVPR 2023).
 
-A lesion is a lumpy ellipsoid about a kidney voxel. What lay there is pushed aside; its HU follow the
+A lesion is an uneven ellipsoid around a kidney voxel. The tissue there is pushed aside; its HU follow the
 parenchyma around it, in the proportions that 109 real tumors beside their own kidneys have (medians in
 single slices of KiTS patients): tumor over parenchyma 0.20, 0.44, 0.63, 0.84, 1.09 and standard deviation
 within the tumor 10, 15, 21, 28, 42 HU at the 5th, 25th, 50th, 75th and 95th percentile.
@@ -16,7 +16,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.cache import KIDNEY, TUMOR
+from inference.geometry import KIDNEY, TUMOR
+from training.synthesis.fields import SEED_LIMIT
 from training.synthesis.ranges import Range
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ REACH = 2.0
 
 @dataclass(frozen=True)
 class LesionRanges:
-    """What lesions are drawn from. Shares are probabilities, HU and mm as named.
+    """Ranges of random lesions. Shares are probabilities, HU and mm as named.
 
     Attributes:
         tumors, cysts: at most so many in a sample; at least one of either.
@@ -40,7 +41,7 @@ class LesionRanges:
         tumor_radius_mm, cyst_radius_mm: log-uniform.
         stretch: of each axis.
         lumps: standard deviation of the surface, as a share of the radius.
-        off_centre: from the kidney voxel, as a share of the radius: how far it may grow out.
+        off_centre: distance of the centre from a kidney voxel, as a share of the radius.
         edge_mm: width of the border.
         push: share of the radius by which surrounding tissue is moved aside.
         ratio_percentiles, ratios: tumor over parenchyma where that has contrast.
@@ -123,7 +124,7 @@ def draw_lesions(
     Args:
         scan: its kidneys.
         rng: all that is random comes from it.
-        ranges: what to draw from.
+        ranges: of the lesions' parameters.
         to_sample_mm: scan voxel (z, y, x) → mm about the sample's centre.
         size_mm: (z, y, x) of the sample.
     """
@@ -155,19 +156,19 @@ def _draw_lesion(is_tumor: bool, at_mm: NDArray[np.float64], rng: Generator, ran
         lumps=float(rng.uniform(*ranges.lumps)) if is_tumor else 0.0,
         edge_mm=float(rng.uniform(*ranges.edge_mm)),
         push=float(rng.uniform(*ranges.push)),
-        seed=int(rng.integers(2**62)),
+        seed=int(rng.integers(SEED_LIMIT)),
     )
 
 
 def push_aside(points: Tensor, lesions: list[Lesion]) -> Tensor:
-    """Where to look for the tissue that the lesions' mass has moved.
+    """Where the tissue that lies at some points was before the lesions displaced it.
 
     Args:
         points: (D, H, W, zyx) mm about the sample's centre.
         lesions: the last one on top.
 
     Returns:
-        The same shape: between one and `REACH` radii the tissue is that of further inside.
+        The same shape: points within `REACH` radii move towards the lesion's centre.
     """
     for lesion in reversed(lesions):
         distance = lesion.distance(points)
@@ -182,13 +183,13 @@ def push_aside(points: Tensor, lesions: list[Lesion]) -> Tensor:
 def paint(
     hu: Tensor, labels: Tensor, mm: list[Tensor], lesions: list[Lesion], ranges: LesionRanges, rng: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Lay the lesions over a sample.
+    """Paint the lesions into a sample.
 
     Args:
         hu, labels: (D, H, W), already pushed aside.
         mm: positions along the three axes, about the sample's centre, on the CPU.
         lesions: from `draw_lesions`.
-        ranges: HU are drawn from them.
+        ranges: of their HU.
         rng: all that is random comes from it.
 
     Returns:
@@ -202,7 +203,7 @@ def paint(
 def _paint_one(
     hu: Tensor, labels: Tensor, mm: list[Tensor], lesion: Lesion, ranges: LesionRanges, rng: Generator
 ) -> tuple[Tensor, Tensor]:
-    own = np.random.default_rng([lesion.seed, int(rng.integers(2**62))])
+    own = np.random.default_rng([lesion.seed, int(rng.integers(SEED_LIMIT))])
     reach = lesion.radius_mm * float(lesion.stretch.max()) * (1 + 3 * lesion.lumps) + 2 * lesion.edge_mm
     sides = [
         ((axis - c).abs() <= reach).nonzero().flatten()
@@ -230,7 +231,7 @@ def _paint_one(
         if lesion.is_tumor
         else _cyst_hu(depth, ranges, own)
     )
-    grain = torch.Generator(hu.device).manual_seed(int(own.integers(2**62)))
+    grain = torch.Generator(hu.device).manual_seed(int(own.integers(SEED_LIMIT)))
     value = value + torch.randn(depth.shape, generator=grain, device=hu.device) * noise
     edge = lesion.edge_mm / lesion.radius_mm / 2
     alpha = torch.sigmoid(depth / edge * 2.2) * (is_kidney | (near < BONE_HU))

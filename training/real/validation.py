@@ -1,8 +1,8 @@
-"""Whole real scans through one network: DSC where there are labels, false volume where there is nothing."""
+"""Score one network on whole real scans: DSC of labelled structures, and the volume of false ones."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import ceil, nan
 
 import numpy as np
 import torch
@@ -11,15 +11,17 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from inference.geometry import RoiSpec
+from inference.geometry import TUMOR, RoiSpec
+from inference.method.cascade import tile_centres
+from inference.method.method import DEFAULT
 from inference.method.postprocess import keep_kidneys
-from training.cache import HU_STEP, IGNORE, LOWEST_HU, TUMOR, Scan
+from inference.method.roi import normalise
+from inference.networks.vnet_tensors import DOWNSAMPLING
+from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan
 
-TILE_OVERLAP = 0.25
-"""Least part of a tile that the next one repeats, as at inference."""
 FALSE_LIMIT_ML = 100.0
-"""So much false volume counts as much as finding nothing of a kidney."""
-AROUND_KIDNEYS_VOX = 32
+"""This much false volume costs as much in the loss as a kidney that is missed."""
+AROUND_KIDNEYS_VOX = DEFAULT.tumor_margin_vox or 0
 """What the tumor network sees around the kidneys, as at inference."""
 
 Logits = Callable[[Tensor], Tensor]
@@ -28,12 +30,12 @@ Logits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ScanScore:
-    """What a network made of one scan.
+    """Score of one network on one scan.
 
     Attributes:
         name: of the scan.
         dsc: of the structure; NaN where it is not there, or not labelled.
-        false_ml: what is called the structure outside of it and of ignored voxels.
+        false_ml: predicted volume outside of the structure and of ignored voxels.
     """
 
     name: str
@@ -69,7 +71,7 @@ def summarise(scores: Sequence[ScanScore]) -> Summary:
 def score_kidneys(
     logits: Logits, scans: Sequence[Scan], roi: RoiSpec, device: torch.device
 ) -> list[ScanScore]:
-    """The kidney network on overlapping tiles along z, cut at one half, pieces of 10 cm³ or less left out.
+    """The kidney network on overlapping tiles along z, threshold 0.5, without components of 10 cm³ or less.
 
     Args:
         logits: the network.
@@ -97,7 +99,7 @@ def score_tumors(
 
     Args:
         logits: the network.
-        scans: on the network's own spacing; those without labelled kidneys give nothing.
+        scans: on the network's own spacing; those without labelled kidneys are skipped.
         roi: its grid.
         device: where it runs.
         margin_vox: see `LossConfig`.
@@ -110,7 +112,7 @@ def score_tumors(
         near = ndimage.find_objects(kidneys.view(np.uint8))[0]
         start = [max(0, side.start - AROUND_KIDNEYS_VOX) for side in near]
         stop = [min(n, side.stop + AROUND_KIDNEYS_VOX) for side, n in zip(near, kidneys.shape, strict=True)]
-        size = [-(-(b - a) // 8) * 8 for a, b in zip(start, stop, strict=True)]
+        size = [-(-(b - a) // DOWNSAMPLING) * DOWNSAMPLING for a, b in zip(start, stop, strict=True)]
         image, box, inner = _cut(scan, start, (size[0], size[1], size[2]), roi)
         found = np.zeros(scan.grey.shape, dtype=bool)
         found[box] = (logits(image.to(device)[None, None])[0, 0] > 0).cpu().numpy()[inner]
@@ -133,12 +135,8 @@ def _tiles(shape: Sequence[int], roi: RoiSpec) -> Iterator[list[int]]:
     """First voxels (may be negative) of tiles that are centred in the plane and cover the scan along z."""
     depth, height, width = roi.shape_vox
     y, x = (shape[1] - height) // 2, (shape[2] - width) // 2
-    if shape[0] <= depth:
-        yield [(shape[0] - depth) // 2, y, x]
-        return
-    count = 1 + int(np.ceil((shape[0] - depth) / (depth * (1 - TILE_OVERLAP))))
-    for z in np.linspace(0, shape[0] - depth, count):
-        yield [round(float(z)), y, x]
+    for centre in tile_centres(shape[0], (roi.spacing_mm,) * 3, roi):
+        yield [ceil(centre - depth / 2), y, x]
 
 
 def _cut(
@@ -147,8 +145,6 @@ def _cut(
     """A normalised box of a scan, 0 outside; where it lies in the scan, and the scan in it."""
     box = tuple(slice(max(0, a), min(n, a + m)) for a, m, n in zip(start, size, scan.grey.shape, strict=True))
     inner = tuple(slice(side.start - a, side.stop - a) for side, a in zip(box, start, strict=True))
-    low, high = roi.window_hu
-    hu = torch.from_numpy(scan.grey[box].astype(np.float32)) * HU_STEP + LOWEST_HU
-    part = ((hu - low) / (high - low)).clamp(0, 1)
+    part = torch.from_numpy(normalise(scan.grey[box].astype(np.float32) * HU_STEP + LOWEST_HU, roi))
     pads = [(s.start, m - s.stop) for s, m in zip(inner, size, strict=True)]
     return functional.pad(part, [n for pair in reversed(pads) for n in pair]), box, inner

@@ -1,10 +1,11 @@
-"""What organs are drawn on and with.
+"""The image that organs are painted into, and the shapes to paint.
 
 Shapes are signed depths in mm, positive inside; `Region.soft` turns them into the share of the voxel that
 they fill. That is the partial volume effect, and on a CPU it is ten times faster than painting through masks.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,21 +13,35 @@ from torch import Tensor
 
 from training.synthesis.fields import SmoothField
 from training.synthesis.patient import Patient
-from training.synthesis.ranges import RANGES, Point, Range
+from training.synthesis.ranges import Point, Range
 
 Box = tuple[slice, slice, slice]
 EVERYWHERE: Range = (-np.inf, np.inf)
 AIR_HU = -1000.0
 
 
+@dataclass(frozen=True)
+class CanvasRanges:
+    """Warp of the whole anatomy, and unevenness of the fat around the kidneys."""
+
+    warp_mm: Range = (1.0, 5.5)  # standard deviation of the displacement: no two patients alike
+    warp_cell_mm: Range = (40.0, 90.0)  # longer than an organ's margin, shorter than the organ
+    fat_uneven: float = 0.7  # relative standard deviation along the kidney's surface: it touches in places
+    fat_uneven_cell_mm: float = 35.0
+    fat_least_unevenness: float = 0.1  # keeps the clearance finite where the fat thins out
+
+
+RANGES = CanvasRanges()
+
+
 def raised(u: Tensor, power: float) -> Tensor:
-    """About |u| to a power between 2 and 3: their mixture, much faster than a real power. Uses u up."""
+    """About |u| to a power between 2 and 3: their mixture, much faster than a real power. Overwrites u."""
     square = u.square()
     return square if power == 2.0 else square.mul_(u.abs_().mul_(power - 2).add_(3 - power))
 
 
 class Region:
-    """A box of the canvas as views, possibly empty; painting writes through. Depths are in mm."""
+    """A box of the canvas as views, possibly empty; painting changes the canvas. Depths are in mm."""
 
     def __init__(self, canvas: "Canvas", box: Box) -> None:
         self.axes = [axis[part] for axis, part in zip(canvas.axes, box, strict=True)]
@@ -81,7 +96,7 @@ class Region:
 
 
 class Canvas:
-    """The image being drawn, its coordinates warped by a smooth field, and the way to the kidneys.
+    """The image, its coordinates warped by a smooth field, and the distance to the kidneys.
 
     Args:
         axes: three 1-D tensors, mm relative to the kidneys' midpoint.
@@ -93,8 +108,8 @@ class Canvas:
     def __init__(
         self, axes: Sequence[Tensor], clearance: Tensor, patient: Patient, *, spacing_mm: float
     ) -> None:
-        draw, fat = patient.draw("warp"), RANGES.fat
-        amplitude, cell = draw(RANGES.body.warp_mm), draw(RANGES.body.warp_cell_mm)
+        draw = patient.draw("warp")
+        amplitude, cell = draw(RANGES.warp_mm), draw(RANGES.warp_cell_mm)
         self.axes, self.spacing_mm, self.edge_mm = list(axes), spacing_mm, spacing_mm * patient.edge_vox
         self.hu = torch.full_like(clearance, AIR_HU)
         self.warped: list[Tensor] = []
@@ -104,9 +119,11 @@ class Canvas:
             self.reach.append(float(shift.abs().max()))
             self.warped.append(shift.add_(axis.view([-1 if d == dim else 1 for d in range(3)])))
         self.clearance = clearance
-        uneven = patient.draw("fat").field(fat.uneven_cell_mm).at(axes).mul_(fat.uneven).add_(1.0)
-        self.uneven_clearance = clearance / uneven.clamp_(min=fat.least_unevenness)
-        # drawn by `body` and `lungs`: depths under the skin's fat and under the wall's muscles, and the
+        uneven = (
+            patient.draw("fat").field(RANGES.fat_uneven_cell_mm).at(axes).mul_(RANGES.fat_uneven).add_(1.0)
+        )
+        self.uneven_clearance = clearance / uneven.clamp_(min=RANGES.fat_least_unevenness)
+        # set by `body` and `lungs`: depths under the skin's fat and under the wall's muscles, and the
         # share of each voxel that lies in the cavity and below the diaphragm
         self.core = self.cavity = self.abdomen = clearance
         self.metal: list[Point] = []

@@ -1,4 +1,4 @@
-"""Randomness that repeats: smooth fields fixed in a patient, and one stream of numbers an organ."""
+"""Reproducible randomness: smooth fields fixed in the patient frame, and one random stream per organ."""
 
 import zlib
 from collections.abc import Sequence
@@ -12,7 +12,9 @@ from training.synthesis.ranges import Point, Range, Ranges3
 LATTICE = 24
 """Nodes of a smooth field along each axis; it repeats after this many cells (about 100 mm at the finest)."""
 SEED_BITS = 0x7FFF_FFFF_FFFF_FFFF
-"""Seeds are taken modulo this: random generators want them non-negative."""
+"""Seeds are taken modulo this: random generators accept no negative ones."""
+SEED_LIMIT = 2**62
+"""Random seeds lie below this."""
 
 
 class SmoothField:
@@ -46,11 +48,11 @@ class Draw:
         self._rng = np.random.default_rng([seed & SEED_BITS, zlib.crc32(name.encode())])
 
     def __call__(self, span: Range) -> float:
-        """Uniform draw."""
+        """Uniform random number."""
         return float(self._rng.uniform(*span))
 
     def triple(self, spans: Ranges3) -> Point:
-        """Three uniform draws."""
+        """Three uniform random numbers."""
         return self(spans[0]), self(spans[1]), self(spans[2])
 
     def chance(self, share: float) -> bool:
@@ -62,19 +64,19 @@ class Draw:
         return int(self._rng.integers(span[0], span[1] + 1))
 
     def choice(self, shares: Sequence[float]) -> int:
-        """Index drawn with the given shares."""
+        """Random index with the given shares."""
         return int(self._rng.choice(len(shares), p=np.asarray(shares) / np.sum(shares)))
 
     def log(self, span: Range) -> float:
-        """Log-uniform draw."""
+        """Log-uniform random number."""
         return float(np.exp(self._rng.uniform(*np.log(span))))
 
     def normal(self) -> float:
-        """Standard normal draw."""
+        """Standard normal random number."""
         return float(self._rng.standard_normal())
 
     def poisson(self, mean: float) -> int:
-        """Poisson draw."""
+        """Poisson random number."""
         return int(self._rng.poisson(mean))
 
     def field(self, cell_mm: float) -> SmoothField:
