@@ -335,6 +335,17 @@ def test_the_lean_image_says_how_to_get_dicom_segmentations(image: str, series: 
     assert files_under(series / "out") == []
 
 
+def test_the_lean_image_reads_dicom_and_writes_structure_sets(lean_image: str, series: Path) -> None:
+    flags = ("-v", f"{write_weights(series / 'weights')}:/opt/ml/model:ro")
+    for format_ in ("label-map", "rtstruct"):
+        arguments = ("--output-format", format_)
+        out = series / format_
+        done = _run_container(lean_image, out, *arguments, source=series / "in", flags=flags)
+        assert done.returncode == 0, done.stderr
+    assert files_under(series / "label-map") == ["scan.nii.gz"]
+    assert files_under(series / "rtstruct") == ["scan.rtstruct.dcm"]
+
+
 def test_an_image_with_the_extra_writes_them(image: str, series: Path) -> None:
     pydicom = pytest.importorskip("pydicom")
     name = f"{image}-dicom"
