@@ -28,7 +28,7 @@ for root in {sysconfig.get_path("purelib"), "/app", "/opt/extra"}:
         for file in files:
             path = os.path.join(folder, file)
             top = os.path.relpath(path, root).split(os.sep)[0]
-            name = top.split("-")[0].split(".")[0]  # numpy, numpy.libs and numpy-2.4.6.dist-info are one
+            name = top.split("-")[0].split(".")[0].lower()  # numpy, numpy.libs, numpy-2.4.6.dist-info: one
             sizes[name] = sizes.get(name, 0) + os.lstat(path).st_size
 print(json.dumps(sizes))
 """
