@@ -10,12 +10,13 @@ quantity and the share beyond its limits, the second the share of scans that eac
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import numpy as np
+from scipy import ndimage
 from tqdm import tqdm
 
 from evaluation.evaluate import find_label_maps
@@ -32,6 +33,7 @@ AIR_HU = -1024
 """Taken for a scan's lowest value where it is not known."""
 NO_PARTS = Parts((slice(0, 0),) * 3, np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), np.uint16))
 PERCENTILES = (0, 2, 50, 98, 100)
+MOST_NAMES = 5
 NUMBERS = {rule.name: rule.numbers for rule in RULES}
 
 
@@ -59,10 +61,13 @@ def measure_label_map(path: Path) -> Facts | None:
     body's middle is the image's, and Hounsfield units are unknown.
     """
     ct = read_ct(path)
-    labels = np.where(ct.hu == IGNORE, 0, ct.hu).astype(np.uint8)
-    if not labels.any():
+    labels = ct.hu.astype(np.uint8)
+    labels[labels == IGNORE] = 0
+    boxes = ndimage.find_objects((labels > 0).view(np.uint8))
+    if not boxes:
         return None
-    labels[keep_kidneys(labels > 0, float(np.prod(ct.spacing_mm))).ids == 0] = 0
+    inside = labels[boxes[0]]  # a view
+    inside[keep_kidneys(inside > 0, float(np.prod(ct.spacing_mm))).ids == 0] = 0
     image = path.with_name(KITS19_IMAGE)
     has_image = image != path and image.is_file()
     ct = read_ct(image) if has_image else replace(ct, hu=np.zeros_like(ct.hu))
@@ -73,15 +78,15 @@ def measure_label_map(path: Path) -> Facts | None:
     return Facts(findings, ct.spacing_mm, int(ct.hu.min()) if has_image else AIR_HU)
 
 
-def read_report(path: Path) -> Iterator[Facts]:
-    """What the rules look at, of the cases of a report that have a label map."""
+def read_report(path: Path) -> Iterator[tuple[str, Facts]]:
+    """What the rules look at, of each case of a report that has a label map, and its name."""
     for case in json.loads(path.read_text(encoding="utf-8"))["cases"]:
         if case["status"] != "written":
             continue
         kidneys = tuple(Kidney(**kidney) for kidney in case["kidneys"])
         tumors = tuple(Tumor(**tumor) for tumor in case["tumors"])
         spacing_mm: Vector = tuple(case["input"]["spacing_mm"])
-        yield Facts(Findings(NO_PARTS, kidneys, tumors), spacing_mm, AIR_HU)
+        yield case["name"], Facts(Findings(NO_PARTS, kidneys, tumors), spacing_mm, AIR_HU)
 
 
 def quantities(scans: Sequence[Facts]) -> list[Quantity]:
@@ -112,11 +117,11 @@ def quantities(scans: Sequence[Facts]) -> list[Quantity]:
     return [quantity for quantity in found if quantity.values]
 
 
-def shares_flagged(scans: Sequence[Facts]) -> dict[str, int]:
-    """How many scans each rule flags, and how many any rule does."""
-    raised = [{flag.rule for flag in find_flags(scan)} for scan in scans]
-    counts = {rule.name: sum(rule.name in names for names in raised) for rule in RULES}
-    return {**counts, "any of them": sum(map(bool, raised))}
+def flagged(scans: Mapping[str, Facts]) -> dict[str, list[str]]:
+    """The scans that each rule flags, and those that any rule does."""
+    raised = {name: {flag.rule for flag in find_flags(scan)} for name, scan in scans.items()}
+    found = {rule.name: [name for name, rules in raised.items() if rule.name in rules] for rule in RULES}
+    return {**found, "any of them": [name for name, rules in raised.items() if rules]}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -133,15 +138,17 @@ def main(sources: tuple[Path, ...], csv_path: Path | None) -> None:
     facts = list(scans.values())
     header = ["", "n", "least", "2 %", "median", "98 %", "most", "limits", "beyond them"]
     click.echo(markdown_table(header, [_row(quantity) for quantity in quantities(facts)]) + "\n")
-    counts = shares_flagged(facts)
-    rows = [[name, str(count), f"{100 * count / len(facts):.1f} %"] for name, count in counts.items()]
-    click.echo(markdown_table(["flag", f"scans of {len(facts)}", "share"], rows))
+    rows = [
+        [rule, str(len(names)), f"{100 * len(names) / len(facts):.1f} %", " ".join(names[:MOST_NAMES])]
+        for rule, names in flagged(scans).items()
+    ]
+    click.echo(markdown_table(["flag", f"scans of {len(facts)}", "share", f"the first {MOST_NAMES}"], rows))
 
 
 def _read(sources: Sequence[Path]) -> Iterator[tuple[str, Facts]]:
     for source in sources:
         if source.is_file():
-            yield from ((f"{source.name} {i}", facts) for i, facts in enumerate(read_report(source)))
+            yield from read_report(source)
             continue
         for name, path in tqdm(find_label_maps(source).items(), source.name, unit="scan", disable=None):
             try:
@@ -159,7 +166,7 @@ def _heights_mm(scans: Sequence[Facts]) -> Iterator[float]:
             yield abs(first - second)
 
 
-def _known(values: Iterator[float | None]) -> list[float]:
+def _known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
@@ -172,14 +179,13 @@ def _row(quantity: Quantity) -> list[str]:
 
 
 def _write(path: Path, scans: dict[str, Facts]) -> None:
+    columns = ("name", "ml", "tumor_ml", "midline_mm", "hu_mean", "mean_probability", "centroid_lps_mm")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["scan", "structure", "ml", "tumor_ml", "midline_mm", "hu_mean", "mean_probability"])
+        writer.writerow(["scan", *columns])
         for name, scan in scans.items():
-            for k in scan.findings.kidneys:
-                writer.writerow([name, k.name, k.ml, k.tumor_ml, k.midline_mm, k.hu_mean, k.mean_probability])
-            for t in scan.findings.tumors:
-                writer.writerow([name, t.name, t.ml, None, None, t.hu_mean, t.mean_probability])
+            for part in (*scan.findings.kidneys, *scan.findings.tumors):
+                writer.writerow([name, *(getattr(part, column, None) for column in columns)])
 
 
 if __name__ == "__main__":
