@@ -4,7 +4,7 @@
 #   docker build -t nested-vnet-kits19 \
 #     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .         CPU only, far smaller
 #   docker build -t nested-vnet-kits19 --target cpu .       CPU only, without PyTorch: the smallest
-#   docker build -t nested-vnet-kits19 --build-arg EXTRAS=dicom .                with --output-format dicom-seg, rtstruct
+#   docker build -t nested-vnet-kits19 --build-arg EXTRAS=dicom .                with --output-format dicom-seg
 #   docker build -t nested-vnet-kits19 --target grand-challenge .                serves Grand Challenge's invoke API
 #
 #   docker run --rm [--gpus all] --network none --user "$(id -u):$(id -g)" \
@@ -30,6 +30,10 @@ RUN set -eu; cd /opt/venv/lib/python3.11/site-packages; \
       -o -name '*_frontend*' -o -name '*_c.so*' -o -name cache.json \) -delete; \
     rm -rf openvino/include openvino/cmake numpy/_core/include; \
     find . \( -name '*.a' -o -name '*.pyi' \) -delete; \
+    # pydicom's samples and its dictionaries of codes (the extra dicom, which writes codes, brings pydicom whole)
+    rm -rf pydicom/data/test_files pydicom/data/charset_files pydicom/sr; \
+    # AVIF pictures
+    rm -f PIL/_avif.* pillow.libs/libavif*; \
     # test suites
     find numpy scipy nibabel safetensors -depth -type d \( -name tests -o -name benchmarks \) -exec rm -rf {} +; \
     # nibabel imports importlib_resources only in its test helpers; OpenVINO's telemetry would report
@@ -94,7 +98,8 @@ ARG EXTRAS=
 COPY lock.py requirements.lock /tmp/
 RUN mkdir /opt/extra \
  && if [ -n "$EXTRAS" ]; then \
-      python3.11 /tmp/lock.py --without-base $EXTRAS > /tmp/pins.txt \
+      # pydicom again: the one beside it is trimmed, and this folder comes first
+      python3.11 /tmp/lock.py --without-base --with pydicom $EXTRAS > /tmp/pins.txt \
       && python3.11 -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
         --no-deps --target /opt/extra -r /tmp/pins.txt \
       && python3.11 -m compileall -q --invalidation-mode unchecked-hash /opt/extra; \

@@ -4,6 +4,7 @@
     python lock.py --unhashed torch              the rest: torch, whose wheel differs by package index
     python lock.py --plain openvino torch        names and versions alone, all of them
     python lock.py --without-base dicom          only what these extras add
+    python lock.py --without-base --with pydicom dicom       and this package
     python lock.py --update                      resolve pyproject.toml again (needs uv and a network)
 
 pyproject.toml says what the project needs, requirements.lock which versions were tried. Extras (openvino,
@@ -92,19 +93,24 @@ def _names(compiled: str) -> set[str]:
     return set(re.findall(r"^([a-z0-9-]+)==", compiled, re.MULTILINE))
 
 
-def select(pins: Iterable[Pin], extras: Iterable[str], *, with_base: bool = True) -> list[Pin]:
-    """The pins of some extras, and of the base packages.
+def select(
+    pins: Iterable[Pin], extras: Iterable[str], *, with_base: bool = True, names: Iterable[str] = ()
+) -> list[Pin]:
+    """The pins of some extras, of the base packages, and of the packages in `names`.
 
     Raises:
-        ValueError: no such extra.
+        ValueError: no such extra, or no such package.
     """
     pins, wanted = list(pins), {*extras}
     known = frozenset[str]().union(*(pin.extras for pin in pins)) - {BASE}
     if unknown := wanted - known:
         raise ValueError(f"no such extra: {', '.join(sorted(unknown))}. There are {', '.join(sorted(known))}")
+    names = {*names}
+    if unknown := names - {pin.name for pin in pins}:
+        raise ValueError(f"no such package in the lock: {', '.join(sorted(unknown))}")
     if with_base:
         wanted.add(BASE)
-    return [pin for pin in pins if pin.extras & wanted]
+    return [pin for pin in pins if pin.extras & wanted or pin.name in names]
 
 
 def main() -> None:
@@ -118,12 +124,16 @@ def main() -> None:
     mode.add_argument("--plain", action="store_true", help="all, without hashes")
     mode.add_argument("--update", action="store_true", help="make the lock again")
     parser.add_argument("--without-base", action="store_true", help="only what the extras add")
+    parser.add_argument("--with", dest="names", action="append", default=[], metavar="NAME",
+                        help="this package too; may be given again")  # fmt: skip
     arguments = parser.parse_args()
     if arguments.update:
         update()
         return
     try:
-        pins = select(read_lock(), arguments.extras, with_base=not arguments.without_base)
+        pins = select(
+            read_lock(), arguments.extras, with_base=not arguments.without_base, names=arguments.names
+        )
     except ValueError as error:
         parser.error(str(error))
     for pin in pins:

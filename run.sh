@@ -27,7 +27,7 @@ usage() {
 The first call makes a virtual environment in .venv. Settings, as variables before the command:
   VENV=DIR               make it elsewhere
   EXTRAS=torch           'segment': install PyTorch too (it is by itself where there is an NVIDIA GPU)
-  EXTRAS=dicom           'segment', 'build', 'save': add --output-format dicom-seg and rtstruct
+  EXTRAS=dicom           'segment', 'build', 'save': add --output-format dicom-seg
   TORCH_INDEX_URL=URL    take torch from there; https://download.pytorch.org/whl/cpu has the small CPU build
   OUTPUT_SLUG=SLUG       'save': the image writes to this output socket of Grand Challenge
   DOCKER=podman          use another engine

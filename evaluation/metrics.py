@@ -1,8 +1,10 @@
 """The challenges' metrics on two label maps in one array order. No file is read here.
 
-KiTS19 scores kidney ∪ tumor and tumor by Dice (`starter_code/evaluation.py`); KiTS21 and KiTS23 score three
-nested regions by Dice and by surface Dice at a tolerance (`evaluation/metrics.py` and
-`configuration/labels.py`, the same in both).
+KiTS19 scores kidney ∪ tumor and tumor by Dice (github.com/neheller/kits19: `starter_code/evaluation.py`).
+KiTS21 and KiTS23 score three nested regions, their hierarchical evaluation classes, by Dice and by surface
+Dice at a tolerance (github.com/neheller/kits23: `kits23/evaluation/metrics.py` and
+`kits23/configuration/labels.py`; the same numbers in neheller/kits21). There a pair of empty masks scores 1
+in both metrics, and one empty mask 0.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +32,8 @@ TOLERANCE_MM: Mapping[str, float] = MappingProxyType(
         "tumor": 1.1498198361434828,
     }
 )
-"""Of the surface Dice: what KiTS's own annotators differ by."""
+"""Of the surface Dice: the 95th percentile of the distances between KiTS21's own annotations of a region,
+mean over its cases (github.com/neheller/kits21: `kits21/evaluation/README.md`)."""
 
 
 def dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:

@@ -1,8 +1,16 @@
 """Several submissions on one data set, ranked as KiTS21 and KiTS23 rank: `python -m evaluation.ranking`.
 
-A place by the mean Dice and a place by the mean surface Dice (each over all cases and the three nested
-regions); the mean of both places decides, and where it is the same the Dice of the tumor. A case without a
-usable label map scores 0.
+1. Dice and surface Dice of each case and each of the three nested regions (hierarchical evaluation classes).
+2. Their means over the cases: three of Dice, three of surface Dice, to 8 decimals.
+3. A place by the mean of the three Dice, a place by the mean of the three surface Dice; equals share the
+   better place.
+4. The mean of both places decides, and where it is the same the Dice of the tumor. Who is still equal shares
+   the place.
+
+Source: `kits23/evaluation/ranking.py` and `metrics.py` of github.com/neheller/kits23, and "Ranking code" in
+its README; `kits21/evaluation/ranking.py` of github.com/neheller/kits21 has the same rule (the text beside it
+still describes an earlier one, with a place for each of the six means). KiTS takes no submission that lacks a
+case (`kits23/check_submission_folder.py`) and so has no rule for it; here such a case scores 0.
 """
 
 import csv
@@ -11,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import fmean
 
 import click
 from tqdm import tqdm
@@ -22,6 +31,8 @@ from inference.exit_codes import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 
 DICE, SURFACE = tuple(REGIONS), tuple(f"{region}_surface" for region in REGIONS)
 Scores = Mapping[str, float]
+DECIMALS = 8
+"""Of a mean over cases, as KiTS23's `evaluation.csv` and `summary.csv` hold it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Place:
     Attributes:
         place: 1 for the best; the same for submissions that nothing tells apart.
         submission: its name.
-        dice, surface: means over all cases and regions.
+        dice, surface: means over the three regions' means over all cases.
         tumor: mean Dice of the tumor.
         dice_place, surface_place: the places by these means; equal means share the better place.
         cases, missing: all cases, and those without a usable label map.
@@ -64,9 +75,7 @@ def rank(scores: Mapping[str, Mapping[str, Scores | None]]) -> list[Place]:
     dice = {name: _mean(own, DICE) for name, own in scores.items()}
     surface = {name: _mean(own, SURFACE) for name, own in scores.items()}
     tumor = {name: _mean(own, ("tumor",)) for name, own in scores.items()}
-    key = {
-        name: ((_place(dice, name) + _place(surface, name)) / 2, -round(tumor[name], 12)) for name in scores
-    }
+    key = {name: ((_place(dice, name) + _place(surface, name)) / 2, -tumor[name]) for name in scores}
     return [
         Place(
             1 + sum(other < key[name] for other in key.values()),
@@ -138,12 +147,15 @@ def main(truth: Path, submissions: tuple[Path, ...], out: Path | None) -> None:
 
 
 def _mean(scores: Mapping[str, Scores | None], names: Sequence[str]) -> float:
-    values = [0.0 if own is None else own[name] for own in scores.values() for name in names]
-    return float(sum(values) / len(values)) if values else 0.0
+    """Over the regions in `names`, of the means over the cases."""
+    if not scores:
+        return 0.0
+    means = [fmean(0.0 if own is None else own[name] for own in scores.values()) for name in names]
+    return fmean(round(mean, DECIMALS) for mean in means)
 
 
 def _place(means: Mapping[str, float], name: str) -> int:
-    return 1 + sum(round(mean, 12) > round(means[name], 12) for mean in means.values())
+    return 1 + sum(mean > means[name] for mean in means.values())
 
 
 def _rows(places: Sequence[Place]) -> tuple[list[str], list[list[str]]]:

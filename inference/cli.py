@@ -85,7 +85,7 @@ def _folder(*, exists: bool = False) -> click.Path:
               envvar="OUTPUT_SLUG", show_envvar=True,
               help="The output socket on Grand Challenge: images/SLUG/.")  # fmt: skip
 @click.option("--output-format", type=click.Choice(NAMES), default=LABEL_MAP, show_default=True,
-              help="dicom-seg, rtstruct: DICOM objects, for DICOM series (need the extra 'dicom'); "
+              help="dicom-seg (needs the extra 'dicom'), rtstruct: DICOM objects, for DICOM series; "
               "seg-nrrd: named segments for 3D Slicer.")  # fmt: skip
 @click.option("--structured-report", is_flag=True,
               help="With dicom-seg: the findings as DICOM SR (TID 1500) beside it, *.sr.dcm.")  # fmt: skip

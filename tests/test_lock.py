@@ -44,6 +44,13 @@ def test_an_engine_or_training_comes_only_where_asked_for() -> None:
     assert not _names("openvino", "torch") & {"lightning", "aiohttp", "pytest", "highdicom"}
 
 
+def test_a_package_of_the_base_can_be_asked_for_by_name() -> None:
+    pins = lock.select(lock.read_lock(), ["dicom"], with_base=False, names=["pydicom"])
+    assert {pin.name for pin in pins} >= {"highdicom", "pydicom"}
+    assert "numpy" not in {pin.name for pin in pins}
+    assert "no such package in the lock: nonesuch" in _run("--with", "nonesuch").stderr
+
+
 def test_the_parts_make_up_the_whole() -> None:
     hashed, rest, plain = (
         _run(*mode, "torch", "openvino").stdout for mode in ([], ["--unhashed"], ["--plain"])

@@ -32,6 +32,41 @@ def test_audit_asks_about_the_images_packages_and_passes_its_answer_on(tmp_path:
     assert packages == ["click==8.5.1", "torch==2.13.0"]
 
 
+SIZES = {
+    "now": '{"pydicom": 5000000, "inference": 800000}',
+    "before": '{"inference": 300000, "old": 1000000}',
+}
+
+
+def _engine_with_images(folder: Path) -> None:
+    """An engine with two images of 110 and 100 MB; `save` gives a thousand zeros."""
+    cases = "".join(f"*run*{name}*) echo '{sizes}' ;; " for name, sizes in SIZES.items())
+    inspect = "*inspect*now*) echo 110000000 ;; *inspect*before*) echo 100000000 ;; "
+    _program(folder / "engine", f'case "$*" in {inspect}{cases}save*) head -c 1000 /dev/zero ;; esac')
+
+
+def test_sizes_tells_the_packages_the_rest_and_the_difference(tmp_path: Path) -> None:
+    _engine_with_images(tmp_path)
+    done = _run(tmp_path, "--image", "now", "sizes", "--against", "before")
+    assert done.returncode == 0, done.stderr
+    assert [line.split(maxsplit=2) for line in done.stdout.splitlines()] == [
+        ["104.20", "+5.50", "Debian and Python"],
+        ["5.00", "+5.00", "pydicom"],
+        ["0.80", "+0.50", "inference"],
+        ["110.00", "+10.00", "all"],
+        ["0.00", "-1.00", "old"],
+    ]
+
+
+def test_sizes_packs_what_the_engine_saves(tmp_path: Path) -> None:
+    _engine_with_images(tmp_path)
+    done = _run(tmp_path, "--image", "now", "sizes", "--compressed")
+    assert done.stdout.splitlines()[-1].split(maxsplit=1) == ["0.00", "all, compressed"]
+    _program(tmp_path / "engine", 'case "$*" in *inspect*) echo 9 ;; *run*) echo "{}" ;; *) exit 1 ;; esac')
+    done = _run(tmp_path, "--image", "gone", "sizes", "--compressed")
+    assert (done.returncode, "gone: it cannot be saved" in done.stderr) == (1, True)
+
+
 def test_an_image_that_cannot_run_is_said_in_one_line(tmp_path: Path) -> None:
     _program(tmp_path / "engine", "echo no such image >&2; exit 125")
     done = _run(tmp_path, "--image", "absent", "list")

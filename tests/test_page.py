@@ -91,27 +91,21 @@ def test_every_number_is_the_reports(tmp_path: Path) -> None:
             assert row[2:] == ["–"] * 6 + ["0"]
             continue
         sides = {k["side"]: k["ml"] for k in case["kidneys"]}
-        largest = max((t["axial_diameter_mm"] for t in case["tumors"]), default="–")
-        expected = [
-            case["kidney_ml"],
-            sides["left"],
-            sides["right"],
-            case["tumor_ml"],
-            len(case["tumors"]),
-            largest,
-        ]
-        assert row[2:] == [*map(str, expected), str(len(case["flags"]) + len(case["warnings"]))]
+        largest = max((t["axial_diameter_mm"] for t in case["tumors"]), default=None)
+        volumes = [f"{ml:.2f}" for ml in (case["kidney_ml"], sides["left"], sides["right"], case["tumor_ml"])]
+        counts = [str(len(case["tumors"])), "–" if largest is None else f"{largest:.1f}"]
+        assert row[2:] == [*volumes, *counts, str(len(case["flags"]) + len(case["warnings"]))]
     shown = [dict(zip(table[0], row, strict=True)) for table in tables for row in table[1:]]
     structures = [s for case in report for s in (*case["kidneys"], *case["tumors"])]
     assert len(shown) == len(structures) == 5
     for row, structure in zip(shown, structures, strict=True):
-        assert row["ml"] == str(structure["ml"])
-        assert row["HU mean"] == str(structure["hu_mean"])
-        assert row["probability"] == str(structure["mean_probability"])
+        assert row["ml"] == f"{structure['ml']:.2f}"
+        assert row["HU mean"] == f"{structure['hu_mean']:.1f}"
+        assert row["probability"] == f"{structure['mean_probability']:.3f}"
         assert row["centre x, y, z (LPS mm)"] == ", ".join(map(str, structure["centroid_lps_mm"]))
         if "tumor" in row:
             assert row["in slice"] == str(structure["axial_slice_index"])
-            assert row["largest extent mm"] == str(structure["largest_extent_mm"])
+            assert row["largest extent mm"] == f"{structure['largest_extent_mm']:.1f}"
         else:
             low = row["box from / to (LPS mm)"].partition(" / ")[0]
             assert low == ", ".join(map(str, structure["box_lps_mm"][0]))

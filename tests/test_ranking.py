@@ -43,6 +43,40 @@ def test_equals_share_a_place() -> None:
     assert [(p.place, p.submission) for p in places] == [(1, "x"), (1, "y"), (3, "z")]
 
 
+def test_the_tumor_unties_some_of_three() -> None:
+    # mean places 2 (1 and 3), 2 (2 and 2), 2 (3 and 1); two of them have one Dice of the tumor
+    places = rank(
+        {
+            "x": {"a": scores(0.9, 0.7, tumor=0.5)},
+            "y": {"a": scores(0.8, 0.8, tumor=0.6)},
+            "z": {"a": scores(0.7, 0.9, tumor=0.5)},
+        }
+    )
+    assert [(p.place, p.submission) for p in places] == [(1, "y"), (2, "x"), (2, "z")]
+
+
+def test_means_differ_from_8_decimals_on() -> None:
+    near = rank({"x": {"a": scores(0.9, 0.7)}, "y": {"a": scores(0.9 + 1e-9, 0.7)}})
+    far = rank({"x": {"a": scores(0.9, 0.7)}, "y": {"a": scores(0.9 + 1e-7, 0.7)}})
+    assert [p.place for p in near] == [1, 1]
+    assert [(p.place, p.submission) for p in far] == [(1, "y"), (2, "x")]
+
+
+def test_cases_are_averaged_before_places_are_given() -> None:
+    # x is the better one in two cases of three, y in the mean
+    x = {"a": scores(0.9, 0.9), "b": scores(0.9, 0.9), "c": scores(0.0, 0.0)}
+    y = {"a": scores(0.8, 0.8), "b": scores(0.8, 0.8), "c": scores(0.8, 0.8)}
+    assert [p.submission for p in rank({"x": x, "y": y})] == ["y", "x"]
+
+
+def test_regions_count_alike() -> None:
+    x = dict(zip(DICE, (0.9, 0.6, 0.6), strict=True)) | dict.fromkeys(SURFACE, 0.5)
+    y = dict(zip(DICE, (0.5, 0.7, 0.8), strict=True)) | dict.fromkeys(SURFACE, 0.5)
+    x_place, y_place = rank({"x": {"a": x}, "y": {"a": y}})
+    assert (x_place.dice, y_place.dice) == pytest.approx((0.7, 2 / 3))
+    assert (x_place.place, y_place.place) == (1, 2)
+
+
 def test_a_missing_case_scores_0() -> None:
     (best, worst) = rank(
         {"x": {"a": scores(1, 1), "b": None}, "y": {"a": scores(0.6, 0.6), "b": scores(0.6, 0.6)}}

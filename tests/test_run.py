@@ -155,7 +155,8 @@ def test_kidneys_and_tumor_are_found_where_they_are(tmp_path: Path) -> None:
     }  # fmt: skip
     assert all(seconds >= 0 for seconds in report.seconds.values())
     assert report.warnings == []
-    assert {flag["rule"] for flag in report.flags} == {"kidney-volume"}  # 17 and 26 cm³
+    # 17 and 26 cm³ in a body of 10 cm; the network that thresholds is never sure
+    assert {flag["rule"] for flag in report.flags} == {"kidney-volume", "kidney-place", "low-confidence"}
 
 
 def test_no_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:

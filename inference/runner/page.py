@@ -38,6 +38,8 @@ MOST_TUMORS = 4
 """Most structures that get pictures, the largest first; the tables list all."""
 AXIAL_SHARES = (0.25, 0.75)
 """Further axial slices of a tumor: at these parts of its height."""
+LETTER_SHARE = 0.055
+"""Of a picture's longer side: the letters that tell the patient's sides."""
 TEMPLATE = Path(__file__).with_name("page.html")
 PICTURES = re.compile(r'<div class="pictures" data-case="([^"]*)">(.*?)</div><!--pictures-->', re.DOTALL)
 NO_VALUE = "–"
@@ -123,21 +125,29 @@ def _show(value: object) -> str:
     return NO_VALUE if value is None or value == "" else escape(str(value))
 
 
-def _cell(value: object) -> str:
-    kind = ' class="n"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
+def _cell(value: object, decimals: int | None = None, *, is_number: bool = True) -> str:
+    """A table's cell: numbers, and what is missing among them, stand to the right."""
+    if isinstance(value, float) and decimals is not None:
+        value = f"{value:.{decimals}f}"
+    kind = ' class="n"' if is_number else ""
     return f"<td{kind}>{_show(value)}</td>"
 
 
 def _row(number: int, case: CaseReport) -> str:
-    sides = {side: [k["ml"] for k in case.kidneys if k["side"] == side] for side in ("left", "right")}
-    left, right = (ml[0] if len(ml) == 1 else " + ".join(map(str, ml)) for ml in sides.values())
+    left, right = (
+        " + ".join(f"{k['ml']:.{DECIMALS['ml']}f}" for k in case.kidneys if k["side"] == side)
+        for side in ("left", "right")
+    )
     diameters = [tumor["axial_diameter_mm"] for tumor in case.tumors]
     cells = [
-        case.kidney_ml, left, right, case.tumor_ml, len(case.tumors) if case.input else None,
-        max(diameters, default=None), len(case.flags) + len(case.warnings),
+        _cell(case.kidney_ml, DECIMALS["ml"]), _cell(left), _cell(right),
+        _cell(case.tumor_ml, DECIMALS["tumor_ml"]),
+        _cell(len(case.tumors) if case.input else None),
+        _cell(max(diameters, default=None), DECIMALS["axial_diameter_mm"]),
+        _cell(len(case.flags) + len(case.warnings)),
     ]  # fmt: skip
     name = f'<td><a href="#case-{number}">{escape(case.name)}</a></td>'
-    return f'<tr>{name}<td class="{case.status}">{case.status}</td>{"".join(map(_cell, cells))}</tr>'
+    return f'<tr>{name}<td class="{case.status}">{case.status}</td>{"".join(cells)}</tr>'
 
 
 def _section(number: int, case: CaseReport, pictures: str) -> str:
@@ -177,6 +187,11 @@ TUMOR_COLUMNS = {
     "hu_sd": "HU sd", "mean_probability": "probability", "share_inside_kidney": "share in kidney",
     "centroid_lps_mm": "centre x, y, z (LPS mm)",
 }  # fmt: skip
+DECIMALS = {
+    "ml": 2, "tumor_ml": 2, "hu_mean": 1, "hu_sd": 1, "mean_probability": 3, "axial_diameter_mm": 1,
+    "axial_slice_index": 0, "largest_extent_mm": 1, "share_inside_kidney": 3,
+}  # fmt: skip
+"""Of the columns that hold numbers, as the report rounds them."""
 
 
 def _kidney_table(case: CaseReport) -> str:
@@ -188,16 +203,20 @@ def _tumor_table(case: CaseReport) -> str:
 
 
 def _table(columns: dict[str, str], structures: Sequence[dict[str, Any]]) -> str:
-    numbers = {key for key in columns if isinstance(structures[0][key], int | float)}
     head = "".join(
-        f'<th class="n">{title}</th>' if key in numbers else f"<th>{title}</th>"
+        f'<th class="n">{title}</th>' if key in DECIMALS else f"<th>{title}</th>"
         for key, title in columns.items()
     )
     rows = "".join(
-        f"<tr>{''.join(_cell(_flat(structure[key])) for key in columns)}</tr>" for structure in structures
+        f"<tr>{''.join(_structure_cell(key, structure[key]) for key in columns)}</tr>"
+        for structure in structures
     )
     table = f'<table class="data"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return f'<div class="wide">{table}</div>'
+
+
+def _structure_cell(key: str, value: Any) -> str:
+    return _cell(_flat(value), DECIMALS.get(key), is_number=key in DECIMALS)
 
 
 def _flat(value: Any) -> Any:
@@ -226,7 +245,7 @@ def _pictures(ct: Ct, labels: NDArray[np.uint8], findings: Findings) -> Iterator
         title = f"{tumor.name} in the {tumor.kidney}: {tumor.ml} ml, {tumor.axial_diameter_mm} mm"
         yield _group(title, ct, labels, parts.tumors == number, findings, AXIAL_SHARES)
     for number, kidney in enumerate(findings.kidneys, 1):
-        title = f"{kidney.name}: {kidney.ml} ml without tumors"
+        title = f"{kidney.name}: {kidney.ml} ml" + " without its tumors" * (kidney.tumor_ml > 0)
         yield _group(title, ct, labels, parts.kidneys == number, findings, ())
 
 
@@ -273,7 +292,12 @@ def _figure(piece: Slice) -> str:
         if (path := _path(piece.labels >= label))
     )
     left, right = piece.edges
-    edges = f'<text x="2" y="{height / 2}">{left}</text><text x="{width - 9}" y="{height / 2}">{right}</text>'
+    letter = max(height, width) * LETTER_SHARE
+    edges = "".join(
+        f'<text x="{x:.1f}" y="{height / 2:.1f}" font-size="{letter:.1f}" '
+        f'text-anchor="{anchor}">{side}</text>'
+        for x, anchor, side in ((letter / 4, "start", left), (width - letter / 4, "end", right))
+    )
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{piece.caption}">'
         f'<image width="{width}" height="{height}" preserveAspectRatio="none" '
