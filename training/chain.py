@@ -100,7 +100,7 @@ _TUMOR_SCANS = replace(
     optimiser=replace(_KIDNEY_SCANS.optimiser, warmup_steps=50),
     loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=10, false_volume=1.0),
     sampling=SamplingConfig(
-        drawn_share=0.12,
+        synthetic_kidneys_share=0.12,
         rotation_deg=20.0,
         scale=(0.75, 1.25),
         stretch=(0.88, 1.14),

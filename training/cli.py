@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
+from inference.exit_codes import EXIT_SOME_FAILED, EXIT_USAGE
 from training.chain import PRESETS
 from training.config import Precision, TrainConfig
 from training.synthesis.ranges import PHASES
 
 log = logging.getLogger("training")
-EXIT_SOME_FAILED, EXIT_USAGE = 1, 2
 
 
 def _path() -> click.Path:
@@ -87,7 +87,7 @@ def prepare_command(data: Path, cache: Path, processes: int, spacing_mm: float) 
               help="[default: the preset's]")  # fmt: skip
 @click.option("--checkpoint-activations", is_flag=True, help="Less memory, more time.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Processes that draw samples ahead; 0 draws on the training device.")  # fmt: skip
+              help="Processes that make samples ahead; 0 makes them on the training device.")  # fmt: skip
 @click.option(
     "--threads", type=click.IntRange(min=1), default=None, help="CPU threads.  [default: all cores]"
 )
@@ -101,7 +101,7 @@ def train_command(
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Train PRESET on a CACHE that `prepare` wrote; synthetic presets draw all patients without one."""
+    """Train PRESET on a CACHE that `prepare` wrote; synthetic presets need none."""
     import torch
 
     from training.train import RunOptions, train
@@ -162,12 +162,12 @@ def average_command(out: Path, weights: tuple[Path, ...], version: str | None) -
 @click.argument("out", type=_path())
 @click.option("--cases", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
 @click.option("--labels", type=_path(), default=None, metavar="CACHE",
-              help="Draw CTs around prepared label maps instead of drawn kidneys.")  # fmt: skip
+              help="Synthesise CTs around prepared label maps instead of synthetic kidneys.")  # fmt: skip
 @click.option("--fold", callback=_parse_fold, default=None, metavar="K/N",
               help="Only around the label maps that this fold holds out of training.")  # fmt: skip
 @click.option("--spacing-mm", type=click.FloatRange(min=0.5, max=8.0), default=2.0, show_default=True)
 @click.option("--phase", "phases", type=click.Choice(PHASES), multiple=True,
-              help="Draw CTs in these contrast phases, in turn.  [default: each draws its own]")  # fmt: skip
+              help="CTs in these contrast phases, in turn.  [default: a random one each]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def synthesize_command(
     out: Path,
@@ -198,7 +198,7 @@ def synthesize_command(
 @click.argument("out", type=_path())
 @click.option("--cases", type=click.IntRange(min=1), default=12, show_default=True, help="Synthetic CTs.")
 @click.option("--labels", type=_path(), default=None, metavar="CACHE",
-              help="Draw CTs around prepared label maps instead of drawn kidneys.")  # fmt: skip
+              help="Synthesise CTs around prepared label maps instead of synthetic kidneys.")  # fmt: skip
 @click.option(
     "--real", type=_path(), multiple=True, metavar="CT", help="A real CT to show first; repeatable."
 )
@@ -234,7 +234,7 @@ def chain_command(write: bool) -> None:
 
 @main.command("reproduce")
 @click.option("--data", type=_path(), multiple=True, metavar="DIR",
-              help="A data set as for `prepare`; repeatable.  [default: drawn kidneys alone]")  # fmt: skip
+              help="A data set as for `prepare`; repeatable.  [default: synthetic kidneys alone]")  # fmt: skip
 @click.option("--cache", type=_path(), default=None, help="One that `prepare` filled.  [default: OUT/cache]")
 @click.option("--out", type=_path(), required=True, help="Folder for both weights.")
 @click.option(

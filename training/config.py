@@ -62,7 +62,7 @@ class SourceShares:
     """How often a training sample comes from which source. What the cache lacks goes to the others.
 
     Attributes:
-        synthetic: a CT synthesised around a label map, or around drawn kidneys.
+        synthetic: a CT synthesised around a label map, or around synthetic kidneys.
         labelled: a real scan with labelled kidneys, as it is.
         painted: the same with tumors or cysts painted into its kidneys.
         background: a real scan without a kidney in view (but in ignored voxels).
@@ -88,10 +88,12 @@ class CropCentres:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How patients are varied before a CT is drawn around them. Shares are probabilities per sample."""
+    """How patients are varied before a CT is synthesised around them. Shares are probabilities per sample."""
 
-    drawn_share: float = 0.08  # own kidneys: nothing may hang on the shapes of one data set
-    mirror_share: float = 0.5  # liver and spleen are drawn anew on their own sides
+    synthetic_kidneys_share: float = (
+        0.08  # instead of a label map: nothing may hang on the shapes of one data set
+    )
+    mirror_share: float = 0.5  # liver and spleen are synthesised on their own sides
     rotation_deg: float = 12.0
     scale: Range = (0.82, 1.2)
     stretch: Range = (0.94, 1.06)  # of each axis
@@ -100,7 +102,7 @@ class SamplingConfig:
     tumor_removed_share: float = 0.12
     tumor_shrunk_share: float = 0.15
     tumor_shrunk_mm: Range = (2.0, 12.0)  # peeled off all around, becomes kidney
-    tumor_replaced_share: float = 0.0  # cut out of the kidney, and one drawn elsewhere
+    tumor_replaced_share: float = 0.0  # cut out of the kidney, and one synthesised elsewhere
     tumor_added_share: float = 0.25
     tumor_added_radius_mm: Range = (5.0, 28.0)
     kidney_removed_share: float = 0.06
@@ -111,7 +113,7 @@ class SamplingConfig:
     kidneys_cut_share: float = 0.06  # scans that end within a kidney
     roi_shift_mm: tuple[float, float, float] = (24.0, 12.0, 12.0)  # (z, y, x), either way
     roi_anywhere_share: float = 0.25  # in scans longer than the ROI: what inference's tiles see
-    phase_shares: tuple[float, ...] | None = None  # of `PHASES`; None: as the synthesis draws them
+    phase_shares: tuple[float, ...] | None = None  # of `PHASES`; None: as often as the synthesis has them
     coarse_share: float = 0.0  # scans with larger voxels than the network's, interpolated to its grid ...
     coarse_slice_mm: Range = (2.0, 6.0)  # ... thick slices ...
     coarse_pixel_mm: Range = (1.0, 4.0)  # ... and, in every second one of them, large pixels
@@ -119,7 +121,7 @@ class SamplingConfig:
 
 
 AS_THEY_ARE = SamplingConfig(
-    drawn_share=0.0,
+    synthetic_kidneys_share=0.0,
     mirror_share=0.0,
     rotation_deg=0.0,
     scale=(1.0, 1.0),
@@ -138,7 +140,7 @@ AS_THEY_ARE = SamplingConfig(
     roi_anywhere_share=0.0,
     coarse_share=0.0,
 )
-"""Validation: the label maps as they are, CTs drawn around them with fixed seeds."""
+"""Validation: the label maps as they are, CTs synthesised around them with fixed seeds."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class TrainConfig:
         steps_per_epoch, validation_steps, max_epochs, patience: the paper's numbers; patience 0 never
             stops early. `max_epochs` × `steps_per_epoch` is the plan that the learning rate follows.
         validation_interval: epochs from one validation on whole scans to the next.
-        fresh_head: the last convolution is drawn anew, with a bias that starts at rare foreground.
+        fresh_head: the last convolution starts from random weights, its bias at rare foreground.
         head_bias: that bias.
         min_tumor_mm3: see `WeightsMetadata`; KiTS19's smallest tumor has 800.
         mirror: see `WeightsMetadata`; training itself is the same.

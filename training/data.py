@@ -169,9 +169,9 @@ class Patients(lightning.LightningDataModule):
 
     Args:
         config: of the run.
-        cache: from `prepare`; None draws every patient.
+        cache: from `prepare`; None synthesises the kidneys too.
         fold: (k, n): the k-th of n parts of the cases is held out; None trains on all labelled scans.
-        workers: processes that draw samples ahead; 0 draws in the main process, on its device.
+        workers: processes that make samples ahead; 0: the main process makes them, on its device.
     """
 
     def __init__(

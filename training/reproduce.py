@@ -52,7 +52,7 @@ def reproduce(
     """Train the chain; a stopped call goes on where it was.
 
     Args:
-        data: data sets as for `prepare`; without any, and without a cache, all patients are drawn.
+        data: data sets as for `prepare`; without any, and without a cache, the kidneys are synthetic too.
         out: weights and checksums are written here, checkpoints and curves under `runs/` in it.
         cache: one that `prepare` filled; `out`/cache if not given.
         init: folder of weights that rounds without a parent start from; None starts them from nothing.

@@ -33,7 +33,7 @@ class RunOptions:
 
     Attributes:
         out: folder of the run: checkpoints, metrics.csv, curves.png, TensorBoard, weights.
-        cache: from `prepare`; None draws every patient.
+        cache: from `prepare`; None synthesises the kidneys too.
         init: weights or checkpoint to start from.
         resume: go on from the run's last checkpoint, if it has one.
         fold: (k, n): the k-th of n parts of the cases is held out; None trains on all labelled scans.
