@@ -234,7 +234,7 @@ def chain_command(write: bool) -> None:
 
 @main.command("reproduce")
 @click.option("--data", type=_path(), multiple=True, metavar="DIR",
-              help="A data set as for `prepare`; repeatable.  [default: synthetic kidneys alone]")  # fmt: skip
+              help="A data set as for `prepare`; repeatable.  [default: synthetic kidneys]")  # fmt: skip
 @click.option("--cache", type=_path(), default=None, help="One that `prepare` filled.  [default: OUT/cache]")
 @click.option("--out", type=_path(), required=True, help="Folder for both weights.")
 @click.option(

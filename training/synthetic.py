@@ -455,10 +455,8 @@ class SyntheticPatients(Dataset[Sample]):
         return normalise_hu(hu, inside, roi)[None], labels
 
     def _draw_patient(self, rng: Generator, index: int) -> Patient:
-        is_synthetic, pick = (
-            rng.random() < self.sampling.synthetic_kidneys_share,
-            int(rng.integers(SEED_LIMIT)),
-        )
+        is_synthetic = rng.random() < self.sampling.synthetic_kidneys_share
+        pick = int(rng.integers(SEED_LIMIT))
         if self.stream == VALIDATION:
             pick = index  # every case in its turn
         source = self.maps[pick % len(self.maps)] if self.maps and not is_synthetic else draw_label_map(rng)
