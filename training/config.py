@@ -91,6 +91,35 @@ class SamplingConfig:
     """How patients are varied before a CT is synthesised around them. Shares are probabilities per sample."""
 
     synthetic_kidneys_share: float = 0.08  # so that nothing hangs on one data set's shapes
+    mirror_share: float = 0.5  # liver and spleen are synthesised on their own sides
+    rotation_deg: float = 12.0
+    scale: Range = (0.82, 1.2)
+    stretch: Range = (0.94, 1.06)  # of each axis
+    warp_mm: Range = (0.0, 3.5)  # standard deviation of an elastic displacement ...
+    warp_cell_mm: Range = (30.0, 70.0)  # ... that changes over this length
+    tumor_removed_share: float = 0.12
+    tumor_shrunk_share: float = 0.15
+    tumor_shrunk_mm: Range = (2.0, 12.0)  # peeled off all around, becomes kidney
+    tumor_replaced_share: float = 0.0  # cut out of the kidney, and one synthesised elsewhere
+    tumor_added_share: float = 0.25
+    tumor_added_radius_mm: Range = (5.0, 28.0)
+    kidney_removed_share: float = 0.06
+    scan_length_share: float = 0.5  # scans of another length than the case's own
+    scan_length_mm: Range = (200.0, 700.0)
+    scan_shift_mm: Range = (-50.0, 50.0)  # along z, as far as the kidneys stay in the scan
+    scan_width_scale: Range = (0.85, 1.2)
+    kidneys_cut_share: float = 0.06  # scans that end within a kidney
+    roi_shift_mm: tuple[float, float, float] = (24.0, 12.0, 12.0)  # (z, y, x), either way
+    roi_anywhere_share: float = 0.25  # in scans longer than the ROI: what inference's tiles see
+    phase_shares: tuple[float, ...] | None = None  # of `PHASES`; None: as often as the synthesis has them
+    coarse_share: float = 0.0  # scans with larger voxels than the network's, interpolated to its grid ...
+    coarse_slice_mm: Range = (2.0, 6.0)  # ... thick slices ...
+    coarse_pixel_mm: Range = (1.0, 4.0)  # ... and, in every second one of them, large pixels
+    centres: CropCentres = field(default_factory=CropCentres)
+
+
+AS_THEY_ARE = SamplingConfig(
+    synthetic_kidneys_share=0.0,
     mirror_share=0.0,
     rotation_deg=0.0,
     scale=(1.0, 1.0),
