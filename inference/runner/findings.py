@@ -143,9 +143,12 @@ def take_apart(
         kidneys[inside] = _nearest_ids(np.argwhere(inside) + [side.start for side in box], ids, roi)
     voxel_mm3 = float(np.prod(spacing_mm))
     pieces = np.zeros(inside.shape, np.uint16)
-    for rank in range(1, int(kidneys.max()) + 1):
-        own = _tumors_of((labels[box] == TUMOR) & (kidneys == rank), voxel_mm3, spacing_mm)
-        pieces[own > 0] = own[own > 0] + pieces.max()
+    is_tumor = labels[box] == TUMOR
+    for rank, local in enumerate(ndimage.find_objects(kidneys), 1):
+        mask = is_tumor[local] & (kidneys[local] == rank)
+        near = _box_around(mask)
+        own = _tumors_of(mask[near], voxel_mm3, spacing_mm)
+        pieces[local][near][own > 0] = own[own > 0] + pieces.max()
     return Parts(box, kidneys, _by_size(pieces))
 
 
@@ -275,8 +278,8 @@ def _measure_tumors(
     return tumors
 
 
-def _box_around(labels: NDArray[np.uint8]) -> Box:
-    """Of all labels, without a second array of the CT's size; empty where there is none."""
+def _box_around(labels: NDArray[np.uint8] | NDArray[np.bool_]) -> Box:
+    """Of all that is not zero, without a second array of the CT's size; empty where there is none."""
     found = [np.flatnonzero(labels.any(others)) for others in ((1, 2), (0, 2), (0, 1))]
     z, y, x = (slice(int(i[0]), int(i[-1]) + 1) if i.size else slice(0, 0) for i in found)
     return (z, y, x)
