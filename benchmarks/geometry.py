@@ -46,10 +46,10 @@ def score(path: Path, cascade: Cascade, method: Method, *, hard: bool) -> tuple[
     if hard:
         kidney, tumor = ((p > 0.5).astype(np.float32) for p in (kidney, tumor))
     structures = keep_kidneys(kidney > metadata.threshold, spec.spacing_mm**3)
-    threshold = cascade.tumor_metadata.threshold
+    threshold, no_hu = cascade.tumor_metadata.threshold, np.zeros(kidney.shape, np.float32)
     restored, _ = restore(
         kidney,
-        keep_tumors(tumor, structures, threshold, min_share=method.min_tumor_share),
+        keep_tumors(tumor, structures, no_hu, cascade.tumor_metadata, replace(method, cyst_hu=(0.0, 0.0))),
         structures,
         roi,
         labels.shape,

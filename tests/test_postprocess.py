@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inference.geometry import Roi, RoiSpec, Shape, Vector
+from inference.method.method import DEFAULT, PAPER
 from inference.method.postprocess import (
     Structures,
     grow_by_tumor,
@@ -19,6 +20,7 @@ from inference.method.postprocess import (
     restore,
 )
 from inference.method.roi import place_roi
+from inference.networks.weights import WeightsMetadata
 from tests.helpers import ball, identity_roi
 
 
@@ -86,6 +88,52 @@ def test_corners_that_touch_make_one_structure() -> None:
     assert keep_kidneys(apart, BIG_VOXEL_MM3).volumes_mm3 == ()
 
 
+def kept_tumors(
+    tumor: NDArray[np.float32],
+    kidneys: Structures,
+    threshold: float,
+    *,
+    min_vox: float = 0.0,
+    hu: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """`keep_tumors` with a quarter as the least share; HU of 60 unless given."""
+    metadata = WeightsMetadata("tumor", RoiSpec(), 8, threshold=threshold, min_tumor_mm3=8 * min_vox)
+    hu = np.full(tumor.shape, 60, np.float32) if hu is None else hu
+    return keep_tumors(tumor, kidneys, hu, metadata, DEFAULT)
+
+
+def test_a_piece_whose_inside_is_fluid_is_a_cyst_and_no_measure_for_others() -> None:
+    """A cyst of 125 voxels whose border is as bright as the kidney, and a tumor of 27 in the same kidney."""
+    kidneys = keep_kidneys(np.ones((7, 7, 16), dtype=bool), BIG_VOXEL_MM3)
+    tumor = np.zeros((7, 7, 16), dtype=np.float32)
+    tumor[1:6, 1:6, 1:6] = tumor[2:5, 2:5, 10:13] = 0.9
+    hu = np.full(tumor.shape, 120, np.float32)
+    without_cyst = tumor.copy()
+    without_cyst[1:6, 1:6, 1:6] = 0
+    for inside_hu, expected in ((19.0, without_cyst), (21.0, None), (-9.0, without_cyst), (-11.0, None)):
+        hu[2:5, 2:5, 2:5] = inside_hu
+        kept = kept_tumors(tumor, kidneys, 0.5, hu=hu)
+        if expected is None:  # the smaller one is less than a quarter of it
+            expected = tumor.copy()
+            expected[2:5, 2:5, 10:13] = 0
+        np.testing.assert_array_equal(kept, expected)
+
+
+def test_the_paper_knows_no_cysts() -> None:
+    kidneys = keep_kidneys(np.ones((7, 7, 7), dtype=bool), BIG_VOXEL_MM3)
+    tumor = np.zeros((7, 7, 7), dtype=np.float32)
+    tumor[1:6, 1:6, 1:6] = 0.9
+    for hu in (0.0, 10.0):
+        kept = keep_tumors(
+            tumor,
+            kidneys,
+            np.full(tumor.shape, hu, np.float32),
+            WeightsMetadata("tumor", RoiSpec(), 8),
+            PAPER,
+        )
+        np.testing.assert_array_equal(kept, tumor)
+
+
 def test_small_pieces_beside_a_large_tumor_are_dropped() -> None:
     kidneys = keep_kidneys(np.ones((5, 5, 12), dtype=bool), BIG_VOXEL_MM3)
     tumor = np.full((5, 5, 12), 0.1, dtype=np.float32)
@@ -95,9 +143,9 @@ def test_small_pieces_beside_a_large_tumor_are_dropped() -> None:
     tumor[4, 4, 6:8], tumor[3, 3, 8] = 0.7, 0.7  # three, joined at corners, stay
     expected = tumor.copy()
     expected[4, 0, 0] = 0
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), expected)
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), expected)
     # at a higher threshold all that is left of the first is one voxel: the others are no longer small
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.95, min_share=0.25), tumor)
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.95), tumor)
 
 
 def test_pieces_are_measured_by_the_largest_of_their_own_kidney() -> None:
@@ -110,7 +158,7 @@ def test_pieces_are_measured_by_the_largest_of_their_own_kidney() -> None:
     tumor[0, 0, 23] = 1  # one alone in the second stays
     expected = tumor.copy()
     expected[0, 0, 11] = 0
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), expected)
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), expected)
 
 
 def test_a_tumor_that_overlaps_two_kidneys_is_kept_for_either() -> None:
@@ -121,7 +169,7 @@ def test_a_tumor_that_overlaps_two_kidneys_is_kept_for_either() -> None:
     tumor[0, 0, 0:9] = 1
     tumor[0, 0, 11:15] = 0.9  # four voxels between them: more than a quarter of nine, alone in the second
     tumor[0, 0, 20] = 0.8  # a quarter of four
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), tumor)
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), tumor)
 
 
 def test_a_tumor_away_from_the_kidneys_is_dropped_and_no_measure() -> None:
@@ -130,7 +178,7 @@ def test_a_tumor_away_from_the_kidneys_is_dropped_and_no_measure() -> None:
     tumor[0, 0, 0] = tumor[0, 0, 8] = 1
     expected = tumor.copy()
     tumor[2:] = 1
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), expected)
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), expected)
 
 
 def test_a_tumor_is_measured_with_what_lies_out_of_its_kidney() -> None:
@@ -139,13 +187,13 @@ def test_a_tumor_is_measured_with_what_lies_out_of_its_kidney() -> None:
     tumor[0, 0:2, 0:2] = tumor[1, 1, 2] = 1  # two voxels in the kidney, three out of it
     expected = tumor.copy()
     tumor[0, 0, 8] = 1  # a half of two, but a fifth of five
-    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), expected)
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), expected)
 
 
 def test_without_a_tumor_nothing_is_dropped() -> None:
     kidneys = keep_kidneys(np.ones((4, 4, 4), dtype=bool), BIG_VOXEL_MM3)
     for tumor in (np.zeros((4, 4, 4), dtype=np.float32), np.full((4, 4, 4), 0.4, dtype=np.float32)):
-        np.testing.assert_array_equal(keep_tumors(tumor, kidneys, 0.5, min_share=0.25), tumor)
+        np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), tumor)
 
 
 def grown(kidney: NDArray, tumor: NDArray, reach_vox: int) -> tuple[NDArray[np.float32], Structures]:
@@ -465,7 +513,7 @@ def test_a_piece_smaller_than_the_least_tumor_is_dropped() -> None:
     tumor = np.zeros((3, 3, 9), dtype=np.float32)
     tumor[0, 0, :4], tumor[0, 0, 6:], tumor[2, 2, :2] = 0.9, 0.8, 0.7
     for min_vox, sizes in ((0, [4, 3, 2]), (3, [4, 3]), (3.5, [4]), (5, [])):
-        kept = keep_tumors(tumor, kidneys, 0.5, min_share=0.25, min_vox=min_vox)
+        kept = kept_tumors(tumor, kidneys, 0.5, min_vox=min_vox)
         assert [int(np.count_nonzero(kept == np.float32(p))) for p in (0.9, 0.8, 0.7)] == [
             *sizes,
             *[0] * (3 - len(sizes)),

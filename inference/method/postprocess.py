@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..geometry import KIDNEY, TUMOR, Roi, Shape
+from ..networks.weights import WeightsMetadata
+from .method import Method
 
 MAX_STRUCTURES = 3
 MIN_STRUCTURE_MM3 = 10_000.0
@@ -59,23 +61,28 @@ def keep_kidneys(
 
 
 def keep_tumors(
-    tumor: Array, structures: Structures, threshold: float, *, min_share: float, min_vox: float = 0.0
+    tumor: Array, structures: Structures, hu: Array, metadata: WeightsMetadata, method: Method
 ) -> Array:
-    """Probabilities, 0 in pieces outside the kidneys or small beside another in theirs (not in the paper).
+    """Probabilities, 0 in cysts, and in pieces outside the kidneys or small beside another in theirs.
 
     Args:
         tumor, structures: probabilities (z, y, x) on the ROI grid, and what `keep_kidneys` kept.
-        threshold: a voxel belongs to the tumor above it; pieces are 26-connected.
-        min_share: of the voxels of the largest piece that overlaps the same structure.
-        min_vox: least size of a piece, in voxels.
+        hu: of the CT on that grid.
+        metadata: of the tumor network: its threshold, and the least size of a (26-connected) piece.
+        method: what is a cyst, and what is small (not in the paper).
     """
-    is_tumor = tumor > threshold
+    is_tumor = tumor > metadata.threshold
     pieces, count = ndimage.label(is_tumor, CONNECTIVITY_26)
     is_kept = np.zeros(count + 1, dtype=bool)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    for number, box in enumerate(ndimage.find_objects(pieces), start=1):
+        inner = hu[box][ndimage.binary_erosion(pieces[box] == number)]
+        if inner.size and method.cyst_hu[0] < inner.mean() < method.cyst_hu[1]:
+            sizes[number] = -1
     for rank, box in enumerate(structures.boxes, start=1):
         own = np.unique(pieces[box][is_tumor[box] & (structures.ids[box] == rank)])
-        is_kept[own] |= sizes[own] >= max(min_vox, min_share * sizes[own].max(initial=0))
+        least = max(metadata.min_tumor_vox, method.min_tumor_share * sizes[own].max(initial=0))
+        is_kept[own] |= sizes[own] >= least
     is_kept[0] = True  # what is no tumor
     return np.where(is_kept[pieces], tumor, np.float32(0))
 
@@ -157,10 +164,8 @@ def restore(
             for part in _boxes_above(tumor_inside, tumor_threshold, roi, target):
                 weight = _sample(inside.astype(np.float32), roi, part, order=1)
                 mass = _sample(tumor_inside, roi, part, order=1) > tumor_threshold * weight
-                z, y, x = (
-                    slice(b.start - a.start, b.stop - a.start) for a, b in zip(target, part, strict=True)
-                )
-                is_tumor[z, y, x] = mass
+                pairs = zip(target, part, strict=True)
+                is_tumor[tuple(slice(b.start - a.start, b.stop - a.start) for a, b in pairs)] = mass
         labels = restored[target]
         labels[is_kidney] = KIDNEY
         labels[is_kidney & is_tumor] = TUMOR
@@ -171,8 +176,7 @@ def restore(
 
 def _boxes_above(values: Array, threshold: float, roi: Roi, target: Box) -> Iterator[Box]:
     """The part of `target` in which a mean of neighbouring values may be above a threshold; none, or one."""
-    is_near = values > threshold * (1 - ROUNDING)
-    for box in ndimage.find_objects(is_near.view(np.uint8)):
+    for box in ndimage.find_objects((values > threshold * (1 - ROUNDING)).view(np.uint8)):
         reach = _ct_box(box, roi, (target[0].stop, target[1].stop, target[2].stop))
         z, y, x = (slice(max(a.start, b.start), b.stop) for a, b in zip(target, reach, strict=True))
         yield z, y, x

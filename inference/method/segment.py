@@ -17,8 +17,7 @@ from .roi import normalise
 
 Progress = Callable[[str, float], None]
 """(stage, share of it that is done), told where a stage begins, within a long one, and at the very end:
-("locate", 0.0), ("locate", 0.25), …, ("roi", 0.0), ("kidney", 0.0), ("components", 0.0), ("tumor", 0.0),
-("restore", 0.0), ("restore", 1.0)."""
+("locate", 0.0), ("locate", 0.25) … then roi, kidney, components, tumor, restore; last is ("restore", 1.0)."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ def segment(
     tell("tumor", 0.0)
     tumor = segment_tumor(image, structures, cascade, method)
     tell("restore", 0.0)
-    sizes = {"min_share": method.min_tumor_share, "min_vox": tumor_metadata.min_tumor_vox}
-    kept = keep_tumors(tumor, structures, tumor_metadata.threshold, **sizes)
+    kept = keep_tumors(tumor, structures, roi_hu, tumor_metadata, method)
     grown, structures = grow_by_tumor(kidney, kept, structures, reach_vox=reach_vox, **thresholds)
     nearest = not method.interpolate
     labels, voxels = restore(grown, kept, structures, roi, hu.shape, nearest=nearest, **thresholds)
