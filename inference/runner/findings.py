@@ -135,18 +135,20 @@ def take_apart(
     box = _box_around(labels)
     if box[0].stop == 0:
         return Parts(box, np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), np.uint16))
-    inside = labels[box] > 0
+    labels = labels[box]
     if ids is None or roi is None:
-        kidneys = _largest_first(inside).astype(np.uint8)
+        kidneys = _largest_first(labels > 0).astype(np.uint8)
     else:
-        kidneys = np.zeros(inside.shape, np.uint8)
-        kidneys[inside] = _nearest_ids(np.argwhere(inside) + [side.start for side in box], ids, roi)
+        kidneys = _nearest_ids(labels, box, ids, roi)
     voxel_mm3 = float(np.prod(spacing_mm))
-    pieces = np.zeros(inside.shape, np.uint16)
-    for rank in range(1, int(kidneys.max()) + 1):
-        own = _tumors_of((labels[box] == TUMOR) & (kidneys == rank), voxel_mm3, spacing_mm)
-        pieces[own > 0] = own[own > 0] + pieces.max()
-    return Parts(box, kidneys, _by_size(pieces))
+    pieces, count = np.zeros(labels.shape, np.uint16), 0
+    for rank, kidney in enumerate(ndimage.find_objects(kidneys), start=1):
+        mask = (labels[kidney] == TUMOR) & (kidneys[kidney] == rank)
+        for part in ndimage.find_objects(mask.view(np.uint8)):  # none, or the box of all its tumors
+            own = _tumors_of(mask[part], voxel_mm3, spacing_mm)
+            pieces[kidney][part][own > 0] = own[own > 0] + np.uint16(count)
+            count += int(own.max())
+    return Parts(box, kidneys, _by_size(pieces) if count > 1 else pieces)
 
 
 def measure(
@@ -288,10 +290,16 @@ def _largest_first(mask: NDArray[np.bool_]) -> NDArray[np.uint16]:
 
 def _by_size(pieces: NDArray[Any]) -> NDArray[np.uint16]:
     """The same pieces, numbered from the largest on."""
-    sizes = np.bincount(pieces.ravel())[1:]
-    number = np.zeros(sizes.size + 1, np.uint16)
-    number[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, sizes.size + 1)
-    return number[pieces]
+    n = int(pieces.max()) + 1
+    sizes = np.zeros(n, np.intp)
+    for plane in pieces:  # NumPy counts and looks up in copies of eight bytes a voxel
+        sizes += np.bincount(plane.ravel(), minlength=n)
+    number = np.zeros(n, np.uint16)
+    number[1 + np.argsort(-sizes[1:], kind="stable")] = np.arange(1, n)
+    renumbered = np.empty(pieces.shape, np.uint16)
+    for plane, target in zip(pieces, renumbered, strict=True):
+        target[:] = number[plane]
+    return renumbered
 
 
 def _tumors_of(mask: NDArray[np.bool_], voxel_mm3: float, spacing_mm: Vector) -> NDArray[np.uint16]:
@@ -310,15 +318,31 @@ def _tumors_of(mask: NDArray[np.bool_], voxel_mm3: float, spacing_mm: Vector) ->
     return np.where(mask, large[tuple(nearest)], 0).astype(np.uint16)
 
 
-def _nearest_ids(voxels: NDArray[np.int64], ids: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
-    """The structure nearest to each CT voxel (n, 3), by the ROI voxel that it lies in."""
-    box = ndimage.find_objects((ids > 0).view(np.uint8))[0]
-    near = ids[box]
+def _nearest_ids(labels: NDArray[np.uint8], box: Box, ids: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
+    """The structure nearest to each labelled voxel of a box in the CT, by the ROI voxel that it lies in.
+
+    uint8, of the labels' shape; 0 where there is no label; no number without a voxel.
+    """
+    near_box = ndimage.find_objects((ids > 0).view(np.uint8))[0]
+    near = ids[near_box]
     nearest = ndimage.distance_transform_edt(near == 0, return_distances=False, return_indices=True)
-    index = np.rint((voxels - np.asarray(roi.start_vox)) / np.asarray(roi.step_vox)).astype(np.intp)
-    index = np.clip(index - [side.start for side in box], 0, np.asarray(near.shape) - 1)
-    found = near[tuple(nearest)][tuple(index.T)]
-    return (1 + np.unique(found, return_inverse=True)[1]).astype(np.uint8)  # no number without a voxel
+    near = near[tuple(nearest)]
+    index = []
+    for side, start, step, inner, n in zip(
+        box, roi.start_vox, roi.step_vox, near_box, near.shape, strict=True
+    ):
+        on_roi = np.rint((np.arange(side.start, side.stop) - start) / step).astype(np.intp)
+        index.append(np.clip(on_roi - inner.start, 0, n - 1))
+    z, y, x = index
+    found = np.empty(labels.shape, np.uint8)
+    counts = np.zeros(256, np.intp)
+    for i, plane in enumerate(near[k][y] for k in z):
+        np.multiply(plane[:, x], labels[i] > 0, out=found[i])
+        counts += np.bincount(found[i].ravel(), minlength=256)
+    number = np.zeros(256, np.uint8)
+    present = 1 + np.flatnonzero(counts[1:])
+    number[present] = np.arange(1, present.size + 1)
+    return found if np.array_equal(present, np.arange(1, present.size + 1)) else number[found]
 
 
 def _body_middle(hu: NDArray[np.int16]) -> float:
