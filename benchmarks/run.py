@@ -254,7 +254,7 @@ def network(side: int, threads: Sequence[int], repeats: int, matmul: int) -> Non
     for n in threads:
         torch.set_num_threads(n)
         for precision in ("float32", "bfloat16"):
-            bound = flop / matmul_flops(getattr(torch, precision), size=matmul)
+            bound = flop / matmul_flops(precision, size=matmul)
             for name, layout in (
                 ("torch", "contiguous"),
                 ("torch", "channels-last"),

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("matplotlib", reason="NO MATPLOTLIB: THE BENCHMARK IS NOT TESTED")
 
-from benchmarks import common, floors, inputs, peers, run
+from benchmarks import common, floors, inputs, peers, run, wheels
 from inference.formats.ct import read_ct
 
 SIDE, PIXELS, SLICES = 40, 64, 120
@@ -139,3 +139,20 @@ def test_floors_are_compared_by_stage() -> None:
         ("all", 10 / 0.75),
     ]
     assert rows[0]["seconds above"] == 0.5
+
+
+def test_libraries_that_others_need_are_loaded() -> None:
+    libraries = {"a": ["b", "libc"], "b": ["c"], "c": ["a"], "d": ["a"]}
+    assert wheels.needed(libraries, ["a", "not there"]) == {"a", "b", "c"}
+
+
+def test_the_image_drops_what_the_table_says_and_nothing_that_is_loaded() -> None:
+    dockerfile = (common.ROOT / "Dockerfile").read_text()
+    for pattern in wheels.DROPPED_FILES:
+        if pattern.startswith(("nvidia", "torch/lib")):
+            assert pattern.removesuffix("/*") in dockerfile, pattern
+    (uninstalled,) = (line for line in dockerfile.splitlines() if " triton;" in line)
+    assert {name.lower() for name in uninstalled.strip(" ;\\").split()} == set(wheels.DROPPED_PACKAGES)
+    assert wheels.is_dropped("nvidia_cusolver", "nvidia/cu13/lib/libcusolver.so.12")
+    for file in ("nvidia/cu13/lib/libnvrtc.so.13", "nvidia/nvshmem/lib/libnvshmem_host.so.3"):
+        assert not wheels.is_dropped("nvidia", file)
