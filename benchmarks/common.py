@@ -29,7 +29,7 @@ NETWORK_STAGES = ("locate", "kidney", "tumor")
 LIMITS = ("--rm", *FLAGS, "--memory", "4g", "--cpus", "2")
 POWERCAP = Path("/sys/class/powercap")
 """Where Linux tells the energy of each processor package (RAPL); virtual machines mostly lack it."""
-POLL_S = 0.05
+POLL_S = 0.2
 Rows = list[dict[str, Any]]
 
 
@@ -107,8 +107,8 @@ class Cost:
     Attributes:
         wall_s: seconds from start to end.
         cpu_s: seconds of all its processes on all cores.
-        peak_mib: the most memory of all its processes together, shared pages counted once (sampled:
-            `ru_maxrss` is that of one process, or of its parent before it started).
+        peak_mib: the most memory of all its processes together (sampled: `ru_maxrss` is that of one process,
+            or of its parent before it started).
         energy_j: of the whole processor while it ran; None where that cannot be read.
         output: what it printed.
     """
@@ -157,9 +157,15 @@ def energy_uj() -> int | None:
 
 
 def _watch_memory(session: int, peak: list[float], ended: threading.Event) -> None:
-    """Keep the most MiB that the processes of a session had together in `peak[0]`."""
+    """Keep the most MiB that the processes of a session had together in `peak[0]`.
+
+    Pages that several processes share count once (PSS). To add that up takes long, so it is done only where
+    the plain sum could be a new peak.
+    """
     while not ended.wait(POLL_S):
-        peak[0] = max(peak[0], sum(map(_pss_mib, _members(session))))
+        members = _members(session)
+        if sum(_mib(pid, "status", "VmRSS") for pid in members) > peak[0]:
+            peak[0] = max(peak[0], sum(_mib(pid, "smaps_rollup", "Pss") for pid in members))
 
 
 def _members(session: int) -> list[int]:
@@ -175,12 +181,13 @@ def _members(session: int) -> list[int]:
     return found
 
 
-def _pss_mib(pid: int) -> float:
+def _mib(pid: int, file: str, key: str) -> float:
+    """A figure in /proc/PID; 0 if the process has ended."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:
         return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), 0.0)
 
 
 def segment_command(source: Path, *options: str, image: str | None = None) -> tuple[list[str], Path]:

@@ -58,8 +58,7 @@ def peers(
                 ".venv-benchmarks/bin/pip install -r benchmarks/requirements.txt"
             )
         rows.append(_totalsegmentator(ct))
-        for spacing_mm in spacing:
-            rows += _nnunet(ct, spacing_mm, tiles, mirroring)
+        rows += _nnunet(ct, spacing, tiles, mirroring)
     for row in rows:
         row["times ours"] = row["seconds"] / rows[0]["seconds"]
         row["memory, times ours"] = row["peak MiB"] / rows[0]["peak MiB"]
@@ -92,33 +91,44 @@ def _totalsegmentator(ct: Path) -> dict[str, Any]:
     return _row("TotalSegmentator v2, kidneys", cost)
 
 
-def _nnunet(ct: Path, spacing_mm: float, tiles: int, is_mirroring: bool) -> Rows:
-    """Without and with mirroring."""
+def _nnunet(ct: Path, spacings_mm: Sequence[float], tiles: int, is_mirroring: bool) -> Rows:
+    """Each spacing without and with mirroring.
+
+    Where not all is run, the fastest tile of all runs counts for each: they are of one size.
+    """
     script = ROOT / "benchmarks" / "nnunet_peer.py"
-    command = [PYTHON, script, ct, "--spacing", str(spacing_mm), "--tiles", str(tiles)]
-    plain = measure(command)
-    rows = [extrapolated(f"nnU-Net v2, {spacing_mm:.2g} mm", plain, 1)]
-    name = f"nnU-Net v2, {spacing_mm:.2g} mm, mirrored"
-    if is_mirroring:
-        return [*rows, extrapolated(name, measure([*command, "--mirroring"]), 1)]
-    return [*rows, extrapolated(name, plain, MIRRORED_PASSES)]
+    runs: list[tuple[str, Cost, int]] = []
+    for spacing_mm in spacings_mm:
+        command = [PYTHON, script, ct, "--spacing", str(spacing_mm), "--tiles", str(tiles)]
+        plain, name = measure(command), f"nnU-Net v2, {spacing_mm:.2g} mm"
+        runs.append((name, plain, 1))
+        if is_mirroring:
+            runs.append((f"{name}, mirrored", measure([*command, "--mirroring"]), 1))
+        else:
+            runs.append((f"{name}, mirrored", plain, MIRRORED_PASSES))
+    told = [json.loads(cost.output.splitlines()[-1]) for name, cost, _ in runs if "mirrored" not in name]
+    tile_s = min(run["network_s"] / run["tiles_run"] for run in told)
+    return [extrapolated(name, cost, passes, tile_s if tiles else None) for name, cost, passes in runs]
 
 
-def extrapolated(who: str, cost: Cost, passes: int) -> dict[str, Any]:
+def extrapolated(who: str, cost: Cost, passes: int, tile_s: float | None = None) -> dict[str, Any]:
     """The row of a run that went through some of its tiles once, for all tiles and `passes` times each.
 
-    CPU seconds and energy grow as the seconds of the network do; the memory is the run's own.
+    CPU seconds and energy grow as the seconds do; the memory is the run's own. `tile_s` are seconds of a tile
+    where they are better known than from this run.
     """
     told = json.loads(cost.output.splitlines()[-1])
-    times = passes * told["tiles"] / told["tiles_run"]
-    row = _row(who, cost)
-    share = told["network_s"] / cost.wall_s  # of the run
-    for key in ("seconds", "CPU s", "energy J"):
+    n_passes = passes * told["tiles"]
+    row = _row(who, cost) | {"tiles": told["tiles"], "measured": "all"}
+    if n_passes == told["tiles_run"]:
+        return row
+    tile_s = told["network_s"] / told["tiles_run"] if tile_s is None else tile_s
+    seconds = cost.wall_s - told["network_s"] + tile_s * n_passes
+    for key in ("CPU s", "energy J"):
         if row[key] is not None:
-            row[key] *= 1 + share * (times - 1)
-    row["tiles"] = told["tiles"]
-    row["measured"] = "all" if times == 1 else f"{told['tiles_run']} tiles, EXTRAPOLATED ×{times:.3g}"
-    return row
+            row[key] *= seconds / cost.wall_s
+    measured = f"{told['tiles_run']} tiles, EXTRAPOLATED to {n_passes} passes of {tile_s:.2f} s"
+    return row | {"seconds": seconds, "measured": measured}
 
 
 def _last_report() -> dict[str, Any]:
@@ -148,7 +158,9 @@ def draw(axes: Any, rows: Rows) -> None:
     """Seconds as bars on a logarithmic axis; times ours and memory are written beside them."""
     bars(lambda row: row["who"], "seconds", scale="log")(axes, rows)
     for i, row in enumerate(rows):
-        text = f" {row['seconds']:.3g} s, {row['times ours']:.3g}×, {row['peak MiB'] / 1024:.2g} GiB"
-        is_extrapolated = "EXTRAPOLATED" in row.get("measured", "")
-        axes.text(row["seconds"], i, text + " (extrapolated)" * is_extrapolated, va="center", fontsize=7)
-    axes.set_xlim(right=axes.get_xlim()[1] * 12)
+        seconds, times = (f"{v:,.{0 if v >= 10 else 1}f}" for v in (row["seconds"], row["times ours"]))
+        note = " *" * ("EXTRAPOLATED" in row.get("measured", ""))
+        text = f" {seconds} s, {times}×, {row['peak MiB'] / 1024:.1f} GiB{note}"
+        axes.text(row["seconds"], i, text, va="center", fontsize=7)
+    axes.set_xlim(left=1, right=max(row["seconds"] for row in rows) * 50)
+    axes.set_xlabel("seconds   (* extrapolated from some tiles)")

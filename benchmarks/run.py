@@ -18,12 +18,23 @@ import click
 import numpy as np
 
 from benchmarks import common
-from benchmarks.common import NETWORK_STAGES, ROOT, STAGES, Rows, bars, publish, segment
+from benchmarks.common import (
+    NETWORK_STAGES,
+    ROOT,
+    STAGES,
+    Rows,
+    bars,
+    measure,
+    publish,
+    segment,
+    segment_command,
+)
 from benchmarks.floors import NOTE as FLOORS_NOTE
 from benchmarks.floors import count_flop, floors, matmul_flops
 from benchmarks.gpu import make_case
 from benchmarks.peers import peers
 from benchmarks.precision import main as precision_table
+from inference.networks.backends import usable_cores
 
 # ------------------------------------------------------------------------------------------- whole runs
 
@@ -156,42 +167,59 @@ def _draw_memory(axes: Any, rows: Rows) -> None:
     axes.legend(fontsize=7)
 
 
+LANES = {"read": ("read",), "compute": STAGES[2:-2], "write": ("measure", "write")}
+"""What a run does at the same time for different cases."""
+
+
 @main.command()
-@click.option("--cases", default=4, show_default=True)
+@click.option("--cases", default=8, show_default=True)
 @click.option("--slices", default=219, show_default=True)
 @click.option("--pixels", default=512, show_default=True)
 @click.option("--side", default=168, show_default=True)
 @click.option("--precision", default="auto", show_default=True)
-def batch(cases: int, slices: int, pixels: int, side: int, precision: str) -> None:
+@click.option("--shipped", is_flag=True, help="The shipped weights, and the first enlarged sample case.")
+def batch(cases: int, slices: int, pixels: int, side: int, precision: str, shipped: bool) -> None:
     """Several cases: wall time against the sum of all stages, and against the longest of the three lanes."""
-    source = _batch_folder(cases, slices, pixels)
-    _, report = segment(source, "--weights", _weights(side), "--precision", precision)
-    lanes = {"read": ("read",), "compute": STAGES[2:-1], "write": ("write",)}
-    row: dict[str, Any] = {"cases": cases}
-    for lane, stages in lanes.items():
-        row[lane] = sum(c["seconds"].get(stage, 0.0) for c in report["cases"] for stage in stages)
-    first_read = report["cases"][0]["seconds"]["read"]
-    last_write = report["cases"][-1]["seconds"]["write"]
-    row["sum"] = sum(row[lane] for lane in lanes)
-    row["bound"] = max(row[lane] for lane in lanes) + first_read + last_write  # nothing runs beside these two
-    row["wall"] = report["run"]["seconds"]
-    row["bound / wall"] = row["bound"] / row["wall"]
-    row["wall / sum"] = row["wall"] / row["sum"]
+    cts = [next(_enlarged())[1]] if shipped else [_ct(slices, pixels, seed=seed) for seed in (3, 4)]
+    source = _batch_folder(cases, cts)
+    weights = () if shipped else ("--weights", _weights(side))
+    command, path = segment_command(source, *weights, "--precision", precision)
+    cost = measure(command)
+    report = json.loads(path.read_text())
+    row = lanes_of(report) | {"CPU s / cores": cost.cpu_s / usable_cores()}
+    title = f"{cases} CTs" if shipped else f"{cases} CTs of {pixels}×{pixels}×{slices}"
+    networks = "shipped weights" if shipped else f"networks of {side}³"
     note = (
-        f"{cases} CTs of {pixels}×{pixels}×{slices}: seconds; bound = longest lane + first read + last write"
+        f"{title}: seconds; {networks}, --precision {precision}; bound: longest lane, first read, last write"
     )
     publish("batch", [row], bars(lambda row: f"{row['cases']} cases", "read", "compute", "write"), note)
 
 
-def _batch_folder(cases: int, slices: int, pixels: int) -> Path:
-    """CTs of several patients under one folder: links to those made already."""
-    folder = common.WORK / f"batch-{cases}-{pixels}x{slices}"
+def lanes_of(report: dict[str, Any]) -> dict[str, Any]:
+    """What a batch's report says about its lanes."""
+    each = [case["seconds"] for case in report["cases"]]
+    row: dict[str, Any] = {"cases": len(each)}
+    for lane, stages in LANES.items():
+        row[lane] = sum(seconds.get(stage, 0.0) for seconds in each for stage in stages)
+    longest = max(row[lane] for lane in LANES)
+    ends = each[0]["read"] + sum(each[-1].get(stage, 0.0) for stage in LANES["write"])
+    wall = report["run"]["seconds"]
+    return row | {
+        "sum": sum(row[lane] for lane in LANES),
+        "wall": wall,
+        "longest lane / wall": longest / wall,
+        "bound / wall": (longest + ends) / wall,  # nothing runs beside the first read and the last write
+    }
+
+
+def _batch_folder(cases: int, cts: Sequence[Path]) -> Path:
+    """CTs of several patients under one folder: links to those made already, in turn."""
+    folder = common.WORK / f"batch-{cases}-{'-'.join(ct.parent.parent.name for ct in cts)}"
     for i in range(cases):
         link = folder / f"case_{i:05d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.mkdir()
-            (link / "imaging.nii.gz").symlink_to(_ct(slices, pixels, seed=3 + i % 2))
+        link.mkdir(parents=True, exist_ok=True)
+        if not (link / "imaging.nii.gz").exists():
+            (link / "imaging.nii.gz").symlink_to(cts[i % len(cts)])
     return folder
 
 
@@ -209,7 +237,8 @@ def scaling(
     options = ("--weights", _weights(side), "--precision", precision)
     rows: Rows = []
     inputs = [("slices", n, _ct(n, pixels).parent.parent) for n in slices]
-    inputs += [("cases", n, _batch_folder(n, case_slices, pixels)) for n in cases]
+    cts = [_ct(case_slices, pixels, seed=seed) for seed in (3, 4)]
+    inputs += [("cases", n, _batch_folder(n, cts)) for n in cases]
     for against, n, source in inputs:
         wall, report = segment(source, *options)
         peak = max(max(c["peak_rss_mib"].values()) for c in report["cases"])

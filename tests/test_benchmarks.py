@@ -123,7 +123,8 @@ def test_tiles_are_extrapolated_by_hand() -> None:
     assert row["CPU s"] == pytest.approx(2 * (4 + 27))
     assert row["peak MiB"] == 3000
     assert row["energy J"] is None
-    assert row["measured"] == "2 tiles, EXTRAPOLATED ×4.5"
+    assert row["measured"] == "2 tiles, EXTRAPOLATED to 9 passes of 3.00 s"
+    assert peers.extrapolated("nnU-Net", cost, 1, 2.0)["seconds"] == pytest.approx(4 + 18)
     assert peers.extrapolated("nnU-Net", cost, 8)["seconds"] == pytest.approx(4 + 27 * 8)
     whole = common.Cost(10.0, 20.0, 3000.0, None, json.dumps({"network_s": 6.0, "tiles": 2, "tiles_run": 2}))
     assert peers.extrapolated("nnU-Net", whole, 1)["measured"] == "all"
@@ -156,3 +157,12 @@ def test_the_image_drops_what_the_table_says_and_nothing_that_is_loaded() -> Non
     assert wheels.is_dropped("nvidia_cusolver", "nvidia/cu13/lib/libcusolver.so.12")
     for file in ("nvidia/cu13/lib/libnvrtc.so.13", "nvidia/nvshmem/lib/libnvshmem_host.so.3"):
         assert not wheels.is_dropped("nvidia", file)
+
+
+def test_a_batch_is_compared_with_its_longest_lane_by_hand() -> None:
+    """Two cases: reading 1 + 1, computing 4 + 4, measuring and writing 0.5 + 0.5, in 10 seconds."""
+    case = {"read": 1.0, "locate": 0.0, "kidney": 3.0, "tumor": 1.0, "measure": 0.25, "write": 0.25}
+    row = run.lanes_of({"cases": [{"seconds": case}] * 2, "run": {"seconds": 10.0}})
+    assert (row["read"], row["compute"], row["write"], row["sum"]) == (2, 8, 1, 11)
+    assert row["longest lane / wall"] == pytest.approx(0.8)
+    assert row["bound / wall"] == pytest.approx(0.95)
