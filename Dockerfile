@@ -78,11 +78,19 @@ RUN set -eu; \
     # for compiling C++ against torch: headers, CMake files, static libraries, type stubs
     rm -rf torch/include torch/share; \
     find . \( -name '*.a' -o -name '*.pyi' \) -delete; \
-    # torch imports these only to trace or compile a model (sympy, mpmath, networkx, jinja2), to write
+    # CUDA's linear algebra, which torch opens at the first call of it (no network calls any); NVRTC's second
+    # build, profilers, wrappers, transports between GPUs: nothing that torch loads asks for them. All other
+    # libraries are asked for by libtorch_cuda.so itself or opened by cuDNN: benchmarks/wheels.py shows which
+    rm -rf torch/lib/libtorch_cuda_linalg.so nvidia/*/include \
+      nvidia/cu13/lib/libcusolver* nvidia/cu13/lib/libnvrtc*.alt.so* nvidia/cu13/lib/libnvperf* \
+      nvidia/cu13/lib/libpcsamplingutil* nvidia/cu13/lib/libcheckpoint* nvidia/cu13/lib/libcufftw* \
+      nvidia/cu13/lib/libnvblas* nvidia/cu13/lib/libcufile_rdma* \
+      nvidia/nvshmem/lib/nvshmem_* nvidia/nvshmem/lib/*.bc; \
+    # torch imports these only to trace or compile a model (sympy, mpmath, networkx, jinja2, triton), to write
     # checkpoints to remote file systems (fsspec), to lock a download (filelock) and to build extensions
     # (setuptools)
     python3.11 -m pip --python /opt/venv/bin/python uninstall -q -y \
-      sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools; \
+      sympy mpmath networkx Jinja2 MarkupSafe fsspec filelock setuptools triton; \
     rm -rf _distutils_hack distutils-precedence.pth /opt/venv/include; \
     /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true
 # stops the build here if a package was removed that is needed

@@ -226,8 +226,17 @@ def case_shape(run: Run) -> tuple[int, int, int]:
     return (40, 96, 96) if run.tiny else (219, 512, 512)
 
 
-def make_case(path: Path, shape: tuple[int, int, int]) -> None:
-    """Enlarge a sample case to (slices, 512, 512) float64 with noise, as KiTS19's CTs are stored."""
+def make_case(
+    path: Path, shape: tuple[int, int, int], *, dtype: str = "<f8", slice_mm: float | None = None
+) -> None:
+    """Enlarge a sample case to (slices, 512, 512) with noise, as KiTS19's CTs are stored.
+
+    Args:
+        path: to write, unless it is there.
+        shape: (slices, rows, columns).
+        dtype: of the voxels; KiTS19's are float64.
+        slice_mm: distance of the slices; by default the whole stays as long as the sample is.
+    """
     import nibabel as nib
     from isal import igzip
     from scipy import ndimage
@@ -237,8 +246,10 @@ def make_case(path: Path, shape: tuple[int, int, int]) -> None:
     image: Any = nib.load(SAMPLE)
     hu = np.asarray(image.dataobj, dtype=np.float32)
     affine = image.affine @ np.diag([*(n / m for n, m in zip(hu.shape, shape, strict=True)), 1.0])
+    if slice_mm is not None:
+        affine[:3, 0] *= slice_mm / np.linalg.norm(affine[:3, 0])
     header = nib.Nifti1Header()
-    header.set_data_dtype(np.float64)
+    header.set_data_dtype(np.dtype(dtype))
     header.set_data_shape(shape)
     header.set_sform(affine, 1)
     header.set_xyzt_units("mm")
@@ -253,7 +264,7 @@ def make_case(path: Path, shape: tuple[int, int, int]) -> None:
             plane = hu[:, :, min(hu.shape[2] - 1, k * hu.shape[2] // shape[2])]
             fine = ndimage.zoom(plane, zoom, order=1, grid_mode=True, mode="nearest")
             fine = np.rint(fine + random.normal(0, NOISE_HU, fine.shape))
-            file.write(fine.astype("<f8").tobytes(order="F"))
+            file.write(fine.astype(dtype).tobytes(order="F"))
 
 
 def whole_cases(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Measurements of a label map: each kidney, each tumor. No files, no logs.
+"""What a label map says in numbers: each kidney, each tumor. No files, no logs.
 
 Arrays are (z, y, x) in canonical LPS as everywhere; places in millimetres are (x, y, z) in LPS, the world
 frame of DICOM and ITK (NIfTI's is RAS: change the sign of x and y).
@@ -17,20 +17,20 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
 from ..formats.ct import Ct, NativeGrid
-from ..formats.volume import LPS_TO_RAS
 from ..geometry import KIDNEY, TUMOR, Roi, Vector
 from ..method.postprocess import CONNECTIVITY_26, Box
 
 MIN_TUMOR_MM3 = 100.0
-"""A sphere of 5.8 mm. Smaller pieces belong to the nearest larger tumor of the same kidney. Where a kidney
+"""A sphere of 5.8 mm. What is smaller counts to the nearest larger tumor of the same kidney; where a kidney
 has no larger one, its pieces are one tumor."""
 CUT_MM = 3.0
-"""A kidney that ends this near to the first or last slice, or to the end of the networks' region, counts as
-cut there: the networks see one voxel of 2 or 3 mm less than the scan shows."""
+"""A kidney that ends this near to the first or last slice, or to the end of the networks' region, is cut
+there: the networks see one voxel of 2 or 3 mm less than the scan shows."""
 BODY_HU = -300
 """Body and not air or lung."""
 BODY_STEP_VOX = 4
 """Every fourth voxel is enough to find the middle of a body."""
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 Side = Literal["left", "right"]
 """The patient's."""
@@ -39,7 +39,7 @@ End = Literal["superior", "inferior"]
 
 @dataclass(frozen=True)
 class Parts:
-    """A label map split into kidneys and tumors.
+    """A label map taken apart.
 
     Attributes:
         box: the part of the CT that holds all labels.
@@ -54,12 +54,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class Probabilities:
-    """The networks' probabilities on the ROI grid: float32 (z, y, x).
+    """What the networks said, on the ROI grid: float32 (z, y, x).
 
     Attributes:
         roi: where that grid lies in the CT.
         kidney, tumor: the probabilities.
-        inside: the kidneys that were kept; tumor probabilities count only there.
+        inside: where kidneys were kept; the tumor network counts there alone.
         kidney_threshold, tumor_threshold: a voxel belongs to a structure above it.
     """
 
@@ -135,21 +135,20 @@ def take_apart(
     box = _box_around(labels)
     if box[0].stop == 0:
         return Parts(box, np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), np.uint16))
-    inside = labels[box] > 0
+    labels = labels[box]
     if ids is None or roi is None:
-        kidneys = _largest_first(inside).astype(np.uint8)
+        kidneys = _largest_first(labels > 0).astype(np.uint8)
     else:
-        kidneys = np.zeros(inside.shape, np.uint8)
-        kidneys[inside] = _nearest_ids(np.argwhere(inside) + [side.start for side in box], ids, roi)
+        kidneys = _nearest_ids(labels, box, ids, roi)
     voxel_mm3 = float(np.prod(spacing_mm))
-    pieces = np.zeros(inside.shape, np.uint16)
-    is_tumor = labels[box] == TUMOR
-    for rank, local in enumerate(ndimage.find_objects(kidneys), 1):
-        mask = is_tumor[local] & (kidneys[local] == rank)
-        near = _box_around(mask)
-        own = _tumors_of(mask[near], voxel_mm3, spacing_mm)
-        pieces[local][near][own > 0] = own[own > 0] + pieces.max()
-    return Parts(box, kidneys, _by_size(pieces))
+    pieces, count = np.zeros(labels.shape, np.uint16), 0
+    for rank, kidney in enumerate(ndimage.find_objects(kidneys), start=1):
+        mask = (labels[kidney] == TUMOR) & (kidneys[kidney] == rank)
+        for part in ndimage.find_objects(mask.view(np.uint8)):  # none, or the box of all its tumors
+            own = _tumors_of(mask[part], voxel_mm3, spacing_mm)
+            pieces[kidney][part][own > 0] = own[own > 0] + np.uint16(count)
+            count += int(own.max())
+    return Parts(box, kidneys, _by_size(pieces) if count > 1 else pieces)
 
 
 def measure(
@@ -199,7 +198,7 @@ def measure(
 
 def index_to_lps_mm(native: NativeGrid) -> NDArray[np.float64]:
     """4×4: a voxel's canonical index (z, y, x) → its centre (x, y, z) in LPS millimetres."""
-    return np.diag([*LPS_TO_RAS, 1.0]) @ native.affine @ inv_ornt_aff(native.to_canonical, native.shape)
+    return RAS_TO_LPS @ native.affine @ inv_ornt_aff(native.to_canonical, native.shape)
 
 
 def stored_index(native: NativeGrid, axis: int, index: int) -> int:
@@ -251,7 +250,7 @@ def _measure_tumors(
         where, mask = _shift(local, parts.box), parts.tumors[local] == number
         kidney = kidneys[int(parts.kidneys[local][mask][0]) - 1]
         hu = ct.hu[where][mask]
-        body = _largest_first(mask) == 1  # without the smaller pieces that belong to it
+        body = _largest_first(mask) == 1  # without the specks that count to it
         diameter_mm, z = axial_diameter(body, ct.spacing_mm)
         z += where[0].start
         organ = _kidney_probability(networks, where)
@@ -278,8 +277,8 @@ def _measure_tumors(
     return tumors
 
 
-def _box_around(labels: NDArray[np.uint8] | NDArray[np.bool_]) -> Box:
-    """Of all that is not zero, without a second array of the CT's size; empty where there is none."""
+def _box_around(labels: NDArray[np.uint8]) -> Box:
+    """Of all labels, without a second array of the CT's size; empty where there is none."""
     found = [np.flatnonzero(labels.any(others)) for others in ((1, 2), (0, 2), (0, 1))]
     z, y, x = (slice(int(i[0]), int(i[-1]) + 1) if i.size else slice(0, 0) for i in found)
     return (z, y, x)
@@ -291,14 +290,20 @@ def _largest_first(mask: NDArray[np.bool_]) -> NDArray[np.uint16]:
 
 def _by_size(pieces: NDArray[Any]) -> NDArray[np.uint16]:
     """The same pieces, numbered from the largest on."""
-    sizes = np.bincount(pieces.ravel())[1:]
-    number = np.zeros(sizes.size + 1, np.uint16)
-    number[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, sizes.size + 1)
-    return number[pieces]
+    n = int(pieces.max()) + 1
+    sizes = np.zeros(n, np.intp)
+    for plane in pieces:  # NumPy counts and looks up in copies of eight bytes a voxel
+        sizes += np.bincount(plane.ravel(), minlength=n)
+    number = np.zeros(n, np.uint16)
+    number[1 + np.argsort(-sizes[1:], kind="stable")] = np.arange(1, n)
+    renumbered = np.empty(pieces.shape, np.uint16)
+    for plane, target in zip(pieces, renumbered, strict=True):
+        target[:] = number[plane]
+    return renumbered
 
 
 def _tumors_of(mask: NDArray[np.bool_], voxel_mm3: float, spacing_mm: Vector) -> NDArray[np.uint16]:
-    """A kidney's tumors: 26-connected; small pieces join the nearest larger one."""
+    """A kidney's tumors: 26-connected, and specks with the nearest larger piece."""
     pieces = _largest_first(mask)
     sizes = np.bincount(pieces.ravel())[1:]
     n_large = int(np.count_nonzero(sizes * voxel_mm3 >= MIN_TUMOR_MM3))
@@ -313,15 +318,31 @@ def _tumors_of(mask: NDArray[np.bool_], voxel_mm3: float, spacing_mm: Vector) ->
     return np.where(mask, large[tuple(nearest)], 0).astype(np.uint16)
 
 
-def _nearest_ids(voxels: NDArray[np.int64], ids: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
-    """The structure nearest to each CT voxel (n, 3), by the ROI voxel that it lies in."""
-    box = ndimage.find_objects((ids > 0).view(np.uint8))[0]
-    near = ids[box]
+def _nearest_ids(labels: NDArray[np.uint8], box: Box, ids: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
+    """The structure nearest to each labelled voxel of a box in the CT, by the ROI voxel that it lies in.
+
+    uint8, of the labels' shape; 0 where there is no label; no number without a voxel.
+    """
+    near_box = ndimage.find_objects((ids > 0).view(np.uint8))[0]
+    near = ids[near_box]
     nearest = ndimage.distance_transform_edt(near == 0, return_distances=False, return_indices=True)
-    index = np.rint((voxels - np.asarray(roi.start_vox)) / np.asarray(roi.step_vox)).astype(np.intp)
-    index = np.clip(index - [side.start for side in box], 0, np.asarray(near.shape) - 1)
-    found = near[tuple(nearest)][tuple(index.T)]
-    return (1 + np.unique(found, return_inverse=True)[1]).astype(np.uint8)  # no number without a voxel
+    near = near[tuple(nearest)]
+    index = []
+    for side, start, step, inner, n in zip(
+        box, roi.start_vox, roi.step_vox, near_box, near.shape, strict=True
+    ):
+        on_roi = np.rint((np.arange(side.start, side.stop) - start) / step).astype(np.intp)
+        index.append(np.clip(on_roi - inner.start, 0, n - 1))
+    z, y, x = index
+    found = np.empty(labels.shape, np.uint8)
+    counts = np.zeros(256, np.intp)
+    for i, plane in enumerate(near[k][y] for k in z):
+        np.multiply(plane[:, x], labels[i] > 0, out=found[i])
+        counts += np.bincount(found[i].ravel(), minlength=256)
+    number = np.zeros(256, np.uint8)
+    present = 1 + np.flatnonzero(counts[1:])
+    number[present] = np.arange(1, present.size + 1)
+    return found if np.array_equal(present, np.arange(1, present.size + 1)) else number[found]
 
 
 def _body_middle(hu: NDArray[np.int16]) -> float:
