@@ -1,6 +1,8 @@
 """What a run tells about itself."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,15 @@ def test_peak_memory_is_noted_by_stage_and_never_falls() -> None:
     with report.timed("write"):
         pass
     assert report.peak_rss_mib["write"] >= report.peak_rss_mib["kidney"]
+
+
+def test_peak_memory_is_the_process_own() -> None:
+    """A large process starts one that only prints its peak: what the large one has is not counted."""
+    ballast = bytearray(400 << 20)
+    ballast[:: 1 << 12] = b"1" * len(ballast[:: 1 << 12])
+    code = "from inference.runner.report import peak_rss_mib; print(peak_rss_mib())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 10 < int(done.stdout) < 300
 
 
 def a_case(name: str, **changes: Any) -> CaseReport:
