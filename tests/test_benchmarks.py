@@ -1,6 +1,7 @@
 """The benchmark's inputs have the answer they claim, and its figures are what they are called."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from click.testing import CliRunner
 pytest.importorskip("matplotlib", reason="NO MATPLOTLIB: THE BENCHMARK IS NOT TESTED")
 
 from benchmarks import common, floors, inputs, peers, run, wheels
+from benchmarks.tumor_hu import inner_hu
 from inference.formats.ct import read_ct
+from training.cache import Scan, to_grey
 
 SIDE, PIXELS, SLICES = 40, 64, 120
 
@@ -166,3 +169,14 @@ def test_a_batch_is_compared_with_its_longest_lane_by_hand() -> None:
     assert (row["read"], row["compute"], row["write"], row["sum"]) == (2, 8, 1, 11)
     assert row["longest lane / wall"] == pytest.approx(0.8)
     assert row["bound / wall"] == pytest.approx(0.95)
+
+
+def test_the_border_of_a_tumor_does_not_count() -> None:
+    """A cube of five voxels' side, 100 HU within its border; a slice with too few inner voxels is left out."""
+    grey, labels = np.zeros((7, 7, 7), np.uint8), np.zeros((7, 7, 7), np.uint8)
+    labels[1:6, 1:6, 1:6] = 2
+    grey[2:5, 2:5, 2:5] = to_grey(np.array(100.0))
+    volume = Scan("a", "a", "train", grey, labels, 3.0, has_kidney=True, has_tumor=True, is_slice=False)
+    assert inner_hu(volume) == [pytest.approx(100, abs=1.2)]
+    small = replace(volume, labels=np.where(np.indices(labels.shape).max(0) < 4, labels, 0), is_slice=True)
+    assert inner_hu(small) == []

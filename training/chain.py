@@ -89,6 +89,15 @@ _KIDNEY_SCANS = TrainConfig(
     channels_last=True,
     seed=11,
 )
+_KIDNEY_LONGER = replace(
+    _KIDNEY_SCANS,
+    sources=SourceShares(synthetic=0.2, labelled=0.27, painted=0.15, background=0.3, slices=0.08),
+    max_epochs=48,
+    optimiser=replace(_KIDNEY_SCANS.optimiser, learning_rate=4e-4),
+    sampling=replace(_KIDNEY_SCANS.sampling, coarse_share=0.5),
+    scans=ScanSampling(mirror_share=0.3, shortened_share=0.3, thick_share=0.35),
+    seed=43,
+)
 _TUMOR_SCANS = replace(
     _KIDNEY_SCANS,
     stage="tumor",
@@ -143,6 +152,13 @@ CHAIN = (
         None,
         _KIDNEY_SCANS,
         "real scans, whole ROI: what is no kidney, and real kidneys as they are and with painted lesions",
+        parts=2,
+    ),
+    Round(
+        "kidney-longer",
+        "kidney-scans",
+        _KIDNEY_LONGER,
+        "more of the same; more scans that end early, and more thick slices",
         parts=2,
     ),
     Round(

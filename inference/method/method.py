@@ -25,7 +25,7 @@ class Method:
         min_tumor_share: pieces of tumor smaller than this share of the largest one in the same kidney are
             dropped. Tumor DSC 0.513 → 0.527; by kidney, so that no false tumor drops the true one of another.
         cyst_hu: a piece of tumor whose inner voxels have a mean between these is fluid, a simple cyst, and
-            stays kidney. Of 122 real tumors in single slices three are below; KiTS19 00002: a cyst of 30 ml.
+            stays kidney. Of 122 real tumors three are (`benchmarks.tumor_hu`). KiTS19 00002: 0.638 → 0.949.
         grow_by_tumors: a tumor that overlaps a kidney may reach out of it, as far as the weights were taught
             what lies there. The paper cuts it off at the predicted kidney. Tumor DSC 0.561 → 0.581.
         interpolate: probabilities are interpolated to the CT's grid and thresholded there. The paper restores
