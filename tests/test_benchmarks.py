@@ -172,7 +172,7 @@ def test_a_batch_is_compared_with_its_longest_lane_by_hand() -> None:
 
 
 def test_the_border_of_a_tumor_does_not_count() -> None:
-    """A cube of five voxels' side, 100 HU within its border; a slice with too few inner voxels is left out."""
+    """A cube of five voxels' side, 100 HU within its border; too few inner voxels in a slice."""
     grey, labels = np.zeros((7, 7, 7), np.uint8), np.zeros((7, 7, 7), np.uint8)
     labels[1:6, 1:6, 1:6] = 2
     grey[2:5, 2:5, 2:5] = to_grey(np.array(100.0))
