@@ -45,7 +45,6 @@ class Round:
         why: what the round is for, for the documents.
         parts: it is trained so often, each time without another part of the labelled scans, and the mean of
             these networks is kept: every labelled scan is unseen by one of them.
-        gpu_minutes: what it may take on one data-centre GPU, beside the others of its parent.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Round:
     config: TrainConfig
     why: str
     parts: int = 1
-    gpu_minutes: float = 0.0
 
 
 START = "weights synthetic-9 (in this repository's history, commit 05eef5e), trained on synthetic CTs alone"
@@ -101,12 +99,10 @@ _KIDNEY_LONGER = replace(
 _TUMOR_SCANS = replace(
     _KIDNEY_SCANS,
     stage="tumor",
-    sources=SourceShares(synthetic=0.4, labelled=0.15, painted=0.25, slices=0.2),
-    crop_vox=(80, 80, 80),  # half of a tumor of 1.4 l is missed in smaller ones
+    sources=SourceShares(synthetic=0.25, labelled=0.25, painted=0.2, slices=0.3),
+    crop_vox=(64, 64, 64),
     batch_size=4,
-    steps_per_epoch=50,
-    max_epochs=49,
-    optimiser=replace(_KIDNEY_SCANS.optimiser, warmup_steps=50),
+    max_epochs=26,
     loss=LossConfig(cross_entropy=1.0, positive_weight=2.0, margin_vox=10, false_volume=1.0),
     sampling=SamplingConfig(
         synthetic_kidneys_share=0.12,
@@ -118,32 +114,27 @@ _TUMOR_SCANS = replace(
         tumor_removed_share=0.1,
         tumor_shrunk_share=0.15,
         tumor_replaced_share=0.35,
-        tumor_added_radius_mm=(4.0, 60.0),
+        tumor_added_radius_mm=(4.0, 36.0),
         phase_shares=(0.2, 0.38, 0.28, 0.14),
         coarse_share=0.3,
         centres=CropCentres(kidney=0.45, tumor=0.55, border=0.0, elsewhere=0.0),
     ),
-    scans=ScanSampling(lesions=LesionRanges(tumor_radius_mm=(4.0, 65.0))),
+    scans=ScanSampling(),
     mirror=True,
     min_tumor_mm3=400.0,
-    seed=34,
+    seed=13,
 )
-_TUMOR_CYSTS = replace(
+
+_TUMOR_LARGE = replace(
     _TUMOR_SCANS,
-    sources=SourceShares(synthetic=0.35, labelled=0.12, painted=0.33, slices=0.2),
+    sources=SourceShares(synthetic=0.4, labelled=0.2, painted=0.2, slices=0.2),
+    crop_vox=(80, 80, 80),
     batch_size=2,
-    steps_per_epoch=25,
-    max_epochs=50,
-    optimiser=replace(_KIDNEY_SCANS.optimiser, learning_rate=3e-4),
-    scans=ScanSampling(
-        lesions=LesionRanges(
-            tumor_share=0.65,
-            tumor_radius_mm=(4.0, 65.0),
-            cyst_radius_mm=(3.0, 40.0),
-            ratios=(0.15, 0.24, 0.44, 0.63, 0.84, 1.09, 1.25),
-        )
-    ),
-    seed=41,
+    max_epochs=19,
+    optimiser=replace(_TUMOR_SCANS.optimiser, learning_rate=3e-4),
+    sampling=replace(_TUMOR_SCANS.sampling, tumor_added_radius_mm=(4.0, 60.0)),
+    scans=ScanSampling(lesions=LesionRanges(tumor_radius_mm=(4.0, 65.0))),
+    seed=17,
 )
 
 CHAIN = (
@@ -165,15 +156,14 @@ CHAIN = (
         "tumor-scans",
         None,
         _TUMOR_SCANS,
-        "real tumors and slices, lesions painted into real kidneys; crops of 240 mm",
+        "real tumors and slices, lesions painted into real kidneys; crops of 192 mm about the kidneys",
         parts=2,
-        gpu_minutes=3.0,
     ),
     Round(
-        "tumor-cysts",
+        "tumor-large",
         "tumor-scans",
-        _TUMOR_CYSTS,
-        "the round before called a cyst of 37 ml tumor: more and larger cysts, real and synthetic",
+        _TUMOR_LARGE,
+        "the round before missed half of a tumor of 1.4 l: larger tumors in larger crops (240 mm)",
         parts=2,
     ),
 )

@@ -247,7 +247,6 @@ def chain_command(write: bool) -> None:
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
 @click.option("--side-by-side", is_flag=True, help="Train at once what can be: for a GPU.")
-@click.option("--in-time", is_flag=True, help="End each round after its minutes on a data-centre GPU.")
 def reproduce_command(data: tuple[Path, ...], out: Path, tiny: bool, **options: Any) -> None:
     """Train the chain of rounds that made the shipped weights. Goes on where it stopped."""
     from training.chain import CHAIN, TINY_CHAIN

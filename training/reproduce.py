@@ -47,7 +47,6 @@ def reproduce(
     accelerator: str = "auto",
     max_steps: int | None = None,
     side_by_side: bool = False,
-    in_time: bool = False,
 ) -> list[Comparison]:
     """Train the chain; a stopped call goes on where it was.
 
@@ -63,7 +62,6 @@ def reproduce(
         max_steps: of each run, instead of its round's.
         side_by_side: rounds that do not need one another are trained at once, for a GPU that one run does not
             fill; they share the workers.
-        in_time: each run ends after its round's `gpu_minutes`, or its planned steps if these are done before.
     """
     if data:
         from training.prepare import (
@@ -94,8 +92,6 @@ def reproduce(
                     init=start,
                     resume=True,
                     fold=(k, one.parts) if one.parts > 1 else None,
-                    max_minutes=one.gpu_minutes if in_time else 0.0,
-                    anneal_in_time=in_time,
                     workers=workers // _runs_of(wave) if side_by_side else workers,
                     accelerator=accelerator,
                 )

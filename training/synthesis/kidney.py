@@ -31,9 +31,9 @@ class KidneyRanges:
     stone_radius_mm: Range = (1.5, 6.0)
     stone_hu: Range = (250.0, 1300.0)
     stone_spread_mm: float = 10.0
-    cysts_mean: float = 0.8  # per kidney; cysts are kidney in KiTS19
+    cysts_mean: float = 0.5  # per kidney; cysts are kidney in KiTS19
     cyst_spread_mm: float = 18.0
-    cyst_radius_mm: Range = (4.0, 24.0)
+    cyst_radius_mm: Range = (4.0, 15.0)
     cyst_hu: Range = (-5.0, 25.0)
     # clear cell (bright, uneven), papillary (dull, even), chromophobe or oncocytoma (between), anything
     tumor_shares: tuple[float, ...] = (0.5, 0.15, 0.2, 0.15)
