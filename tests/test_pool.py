@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from training.pool import PoolLoader, SamplePool, vary
-from training.real.augment import CPU
 from training.synthetic import Sample
 
 SHAPE = (8, 8, 8)
@@ -31,7 +30,7 @@ def filled_pool(n: int) -> Iterator[SamplePool]:
         all_came.set()
         go_on.wait(10)
 
-    pool = SamplePool(stream(), SHAPE, capacity=16, device=CPU, mirror=True, seed=0)
+    pool = SamplePool(stream(), SHAPE, capacity=16, device=torch.device("cpu"), mirror=True, seed=0)
     assert all_came.wait(10)
     try:
         yield pool
@@ -70,7 +69,7 @@ def test_a_broken_stream_is_said() -> None:
         raise OSError("disk")
 
     with pytest.raises(RuntimeError) as error:
-        SamplePool(broken(), SHAPE, capacity=16, device=CPU, mirror=True, seed=0).batch(2)
+        SamplePool(broken(), SHAPE, capacity=16, device=torch.device("cpu"), mirror=True, seed=0).batch(2)
     assert isinstance(error.value.__cause__, OSError)
 
 

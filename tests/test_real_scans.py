@@ -16,11 +16,12 @@ from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan, to_grey
 from training.chain import PRESETS
 from training.config import SourceShares
 from training.data import Mixture, RealScans
-from training.real.augment import CPU, UNVARIED, ScanSampling, draw_scan_sample, smooth
+from training.real.augment import UNVARIED, ScanSampling, draw_scan_sample, smooth
 from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
 from training.real.validation import ScanScore, score_kidneys, score_tumors, summarise
 from training.synthetic import SyntheticPatients, normalise_hu
 
+CPU = torch.device("cpu")
 SHAPE = (20, 24, 28)
 ROI = RoiSpec(shape_vox=(16, 24, 24), spacing_mm=3.0)
 CONFIG = replace(PRESETS["kidney-scans"], roi=ROI, base_channels=1)

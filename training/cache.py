@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from inference.geometry import KIDNEY, TUMOR, Vector
 
@@ -79,16 +77,6 @@ class Scan:
     def kidney_voxels(self) -> NDArray[np.intp]:
         """Flat indices of the kidneys and their tumors."""
         return np.flatnonzero((self.labels == KIDNEY) | (self.labels == TUMOR))
-
-    def on(self, device: torch.device) -> tuple[Tensor, ...]:
-        """`grey` and `labels` as tensors there; a GPU keeps its copy."""
-        if device not in self._copies:
-            self._copies[device] = tuple(torch.from_numpy(a).to(device) for a in (self.grey, self.labels))
-        return self._copies[device]
-
-    @cached_property
-    def _copies(self) -> dict[torch.device, tuple[Tensor, ...]]:
-        return {}
 
     @cached_property
     def has_ignored(self) -> bool:

@@ -20,7 +20,7 @@ from training.cache import Scan, cached_names, load_label_maps, load_scans
 from training.chain import LEFT_OUT
 from training.config import AS_THEY_ARE, SamplingConfig, SourceShares, TrainConfig
 from training.pool import PoolLoader, SamplePool
-from training.real.augment import CPU, Centre, draw_scan_sample
+from training.real.augment import Centre, draw_scan_sample
 from training.synthetic import TRAINING, VALIDATION, Sample, SyntheticPatients, normalise_hu
 
 log = logging.getLogger("training")
@@ -212,8 +212,8 @@ class Patients(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample] | PoolLoader:
         """Fresh samples in every epoch; on a GPU with workers, some more than once."""
         steps, mixture = self.config.steps_per_epoch, self._mixture()
-        device = self.trainer.strategy.root_device if self.trainer else CPU
-        if device.type != "cuda" or not self.workers:
+        device = self.trainer.strategy.root_device if self.trainer else None
+        if device is None or device.type != "cuda" or not self.workers:
             return self._loader(mixture, steps, repeats=False, workers=self.workers)
         config, sampler = self.config, self._sampler(steps, repeats=False)
         first = sampler.epoch * sampler.n_samples * sampler.world_size + sampler.rank

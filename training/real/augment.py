@@ -22,7 +22,6 @@ from training.synthesis.ranges import Range
 
 Centre = Literal["scan", "kidney", "tumor", "anywhere"]
 AIR_HU = -1000.0
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,6 @@ def draw_scan_sample(
     spacing_mm: float,
     centre: Centre = "scan",
     painted: bool = False,
-    device: torch.device = CPU,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Make one sample.
 
@@ -119,7 +117,6 @@ def draw_scan_sample(
         centre: of the grid: the scan's own (somewhere along z where the scan is longer than the grid), a
             random voxel of a kidney or a tumor, or anywhere. Where there is none, anywhere.
         painted: lesions are painted into the kidneys.
-        device: where the sample is computed.
 
     Returns:
         HU, float32 (D, H, W); labels, uint8 (D, H, W); and which voxels lie in the scan, bool (D, H, W).
@@ -131,21 +128,20 @@ def draw_scan_sample(
             scan, rng, sampling.lesions, grid.to_sample_mm, np.asarray(shape_vox) * spacing_mm
         )
     mm = [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * spacing_mm for n in shape_vox]
-    axes = [axis.to(device) for axis in mm]
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (D, H, W, zyx) mm about the centre
+    points = torch.stack(torch.meshgrid(*mm, indexing="ij"), dim=-1)  # (D, H, W, zyx) mm about the centre
     points = push_aside(points, lesions)
     warp_mm = float(rng.uniform(*sampling.warp_mm))
     if warp_mm:
         nodes = torch.from_numpy(rng.standard_normal((1, 3, *(sampling.warp_cells,) * 3), dtype=np.float32))
-        warp = functional.interpolate(nodes.to(device), shape_vox, mode="trilinear", align_corners=True)
+        warp = functional.interpolate(nodes, shape_vox, mode="trilinear", align_corners=True)
         points = points + warp[0].permute(1, 2, 3, 0) * warp_mm
     to_voxel, centre_vox = (
-        torch.from_numpy(values.astype(np.float32)).to(device) for values in (grid.to_voxel, grid.centre_vox)
+        torch.from_numpy(values.astype(np.float32)) for values in (grid.to_voxel, grid.centre_vox)
     )
     hu, labels, inside = _interpolate(scan, points @ to_voxel.T + centre_vox)
     if lesions:
         hu, labels = paint(hu, labels, mm, lesions, sampling.lesions, rng)
-    inside = inside & _field_of_view(axes, rng, sampling)
+    inside = inside & _field_of_view(mm, rng, sampling)
     hu = _as_another_scanner(hu, labels, rng, sampling, spacing_mm)
     return hu, labels * inside, inside
 
@@ -209,27 +205,25 @@ def rotation(radians: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _interpolate(scan: Scan, voxels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """HU, labels and whether the scan is there, at scan voxels (D, H, W, zyx)."""
-    grey, labels = scan.on(voxels.device)
-    inside = torch.ones(voxels.shape[:3], dtype=torch.bool, device=voxels.device)
+    grey, labels = torch.from_numpy(scan.grey), torch.from_numpy(scan.labels)
+    inside = torch.ones(voxels.shape[:3], dtype=torch.bool)
     for axis, n in enumerate(scan.grey.shape):
         inside &= (voxels[..., axis] > -0.5) & (voxels[..., axis] < n - 0.5)
-    if voxels.device == CPU:  # only the part in view is touched; a GPU would wait for its bounds
-        low = [
-            min(max(0, int(v) - 1), n - 1) for v, n in zip(voxels.amin((0, 1, 2)), grey.shape, strict=True)
-        ]
-        high = [max(min(n, int(v) + 3), 1) for v, n in zip(voxels.amax((0, 1, 2)), grey.shape, strict=True)]
-        box = tuple(slice(a, max(b, a + 1)) for a, b in zip(low, high, strict=True))
-        grey, labels, voxels = grey[box], labels[box], voxels - torch.tensor(low)
+    # only the part in view is touched
+    low = [min(max(0, int(v) - 1), n - 1) for v, n in zip(voxels.amin((0, 1, 2)), grey.shape, strict=True)]
+    high = [max(min(n, int(v) + 3), 1) for v, n in zip(voxels.amax((0, 1, 2)), grey.shape, strict=True)]
+    box = tuple(slice(a, max(b, a + 1)) for a, b in zip(low, high, strict=True))
+    grey, labels, voxels = grey[box], labels[box], voxels - torch.tensor(low)
     volumes = torch.stack([grey.float(), *((labels == value).float() for value in _shown(scan))])
-    size = torch.tensor(grey.shape, device=voxels.device)
+    size = torch.tensor(grey.shape)
     normalised = ((voxels + 0.5) * (2 / size) - 1).flip(-1)  # grid_sample wants xyz in [-1, 1]
     sampled, *masks = functional.grid_sample(
         volumes[None], normalised[None], padding_mode="border", align_corners=False
     )[0]
     shares = dict(zip(_shown(scan), masks, strict=True))
-    found = torch.zeros(voxels.shape[:3], dtype=torch.uint8, device=voxels.device)
+    found = torch.zeros(voxels.shape[:3], dtype=torch.uint8)
     if KIDNEY in shares:
-        tumor = shares.get(TUMOR, torch.zeros((), device=voxels.device))
+        tumor = shares.get(TUMOR, torch.zeros(()))
         both = shares[KIDNEY] + tumor
         found = found.masked_fill(both > 0.5, KIDNEY)
         if TUMOR in shares:
@@ -250,7 +244,7 @@ def _field_of_view(mm: list[Tensor], rng: Generator, sampling: ScanSampling) -> 
     shortened, narrow = rng.random() < sampling.shortened_share, rng.random() < sampling.narrow_share
     length, diameter = rng.uniform(*sampling.shortened_mm), rng.uniform(*sampling.narrow_mm)
     middle = float(rng.uniform(-0.5, 0.5)) * length
-    keep = torch.ones((1, 1, 1), dtype=torch.bool, device=mm[0].device)
+    keep = torch.ones((1, 1, 1), dtype=torch.bool)
     if shortened:
         keep = keep & ((mm[0] - middle).abs() < length / 2)[:, None, None]
     if narrow:
@@ -276,8 +270,8 @@ def _as_another_scanner(
     if chances[2] < sampling.blur_share:
         hu = smooth(hu, blur)
     if chances[3] < sampling.noise_share:
-        own = torch.Generator(hu.device).manual_seed(seed)
-        noise = torch.randn(hu.shape, generator=own, device=hu.device)
+        own = torch.Generator().manual_seed(seed)
+        noise = torch.randn(hu.shape, generator=own)
         if chances[4] < 0.5:
             noise = smooth(noise, 0.6)
             noise /= noise.std()

@@ -104,12 +104,12 @@ class Lesion:
     def distance(self, points: Tensor) -> Tensor:
         """Of points (…, zyx) mm to the centre, in radii of the ellipsoid."""
         radii = (self.stretch * self.radius_mm).astype(np.float32)
-        offset = (points - self.centre(points.device)) / torch.from_numpy(radii).to(points.device)
+        offset = (points - self.centre()) / torch.from_numpy(radii)
         return offset.square().sum(-1).sqrt()
 
-    def centre(self, device: torch.device) -> Tensor:
+    def centre(self) -> Tensor:
         """`centre_mm` as a float32 tensor."""
-        return torch.from_numpy(self.centre_mm.astype(np.float32)).to(device)
+        return torch.from_numpy(self.centre_mm.astype(np.float32))
 
 
 def draw_lesions(
@@ -175,7 +175,7 @@ def push_aside(points: Tensor, lesions: list[Lesion]) -> Tensor:
         # 0 at REACH radii, `push` at the surface and within
         share = lesion.push * ((REACH - distance) / (REACH - 1)).clamp(0, 1)
         factor = 1 - share / distance.clamp(min=1.0)
-        centre = lesion.centre(points.device)
+        centre = lesion.centre()
         points = centre + (points - centre) * factor[..., None]
     return points
 
@@ -213,7 +213,7 @@ def _paint_one(
         return hu, labels
     box = tuple(slice(int(side[0]), int(side[-1]) + 1) for side in sides)
     spacing_mm = float(mm[0][1] - mm[0][0])
-    axes = [axis[side].to(hu.device) for axis, side in zip(mm, box, strict=True)]
+    axes = [axis[side] for axis, side in zip(mm, box, strict=True)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     depth = 1 - lesion.distance(points)  # in radii, above 0 inside
     if lesion.lumps:
@@ -231,8 +231,8 @@ def _paint_one(
         if lesion.is_tumor
         else _cyst_hu(depth, ranges, own)
     )
-    grain = torch.Generator(hu.device).manual_seed(int(own.integers(SEED_LIMIT)))
-    value = value + torch.randn(depth.shape, generator=grain, device=hu.device) * noise
+    grain = torch.Generator().manual_seed(int(own.integers(SEED_LIMIT)))
+    value = value + torch.randn(depth.shape, generator=grain) * noise
     edge = lesion.edge_mm / lesion.radius_mm / 2
     alpha = torch.sigmoid(depth / edge * 2.2) * (is_kidney | (near < BONE_HU))
     hu, labels = hu.clone(), labels.clone()
@@ -293,6 +293,6 @@ def field(axes: list[Tensor], spacing_mm: float, cell_mm: float, rng: Generator)
     """Smooth random field of about unit variance on the grid spanned by three axes (mm)."""
     shape = tuple(len(axis) for axis in axes)
     sizes = [max(2, int(n * spacing_mm / cell_mm) + 2) for n in shape]
-    nodes = torch.from_numpy(rng.standard_normal((1, 1, *sizes), dtype=np.float32)).to(axes[0].device)
+    nodes = torch.from_numpy(rng.standard_normal((1, 1, *sizes), dtype=np.float32))
     smoothed = torch.nn.functional.interpolate(nodes, shape, mode="trilinear", align_corners=True)[0, 0]
     return smoothed / smoothed.std().clamp(min=0.3)
