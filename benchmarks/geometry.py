@@ -49,7 +49,7 @@ def score(path: Path, cascade: Cascade, method: Method, *, hard: bool) -> tuple[
     threshold, no_hu = cascade.tumor_metadata.threshold, np.zeros(kidney.shape, np.float32)
     restored, _ = restore(
         kidney,
-        keep_tumors(tumor, structures, no_hu, cascade.tumor_metadata, replace(method, cyst_hu=(0.0, 0.0))),
+        keep_tumors(tumor, structures, no_hu, cascade.tumor_metadata, replace(method, max_cyst_hu=-10.0)),
         structures,
         roi,
         labels.shape,

@@ -1,4 +1,4 @@
-"""Hounsfield units inside real tumors: what `Method.cyst_hu` rests on.
+"""Hounsfield units inside real tumors: what `Method.max_cyst_hu` rests on.
 
     python -m benchmarks.tumor_hu CACHE
 
@@ -39,7 +39,7 @@ def main(cache: Path) -> None:
     means = np.array([mean for scan in load_scans(cache) if scan.has_tumor for mean in inner_hu(scan)])
     if not means.size:
         raise click.ClickException(f"{cache}: no labelled tumors. Prepare scans or slices that have some")
-    low, high = DEFAULT.cyst_hu
+    low, high = DEFAULT.min_cyst_hu, DEFAULT.max_cyst_hu
     for share, value in zip(PERCENTILES, np.percentile(means, PERCENTILES), strict=True):
         click.echo(f"{share:3d} % of the tumors have a mean below {value:6.1f} HU")
     click.echo(

@@ -77,7 +77,7 @@ def keep_tumors(
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
         inner = hu[box][ndimage.binary_erosion(pieces[box] == number)]
-        if inner.size and method.cyst_hu[0] < inner.mean() < method.cyst_hu[1]:
+        if inner.size and method.min_cyst_hu < inner.mean() < method.max_cyst_hu:
             sizes[number] = -1
     for rank, box in enumerate(structures.boxes, start=1):
         own = np.unique(pieces[box][is_tumor[box] & (structures.ids[box] == rank)])

@@ -59,7 +59,7 @@ def segment(
     """
     tell = progress or (lambda stage, share: None)
     kidney_metadata, tumor_metadata = cascade.kidney_metadata, cascade.tumor_metadata
-    thresholds = {"kidney_threshold": kidney_metadata.threshold, "tumor_threshold": tumor_metadata.threshold}
+    limits = {"kidney_threshold": kidney_metadata.threshold, "tumor_threshold": tumor_metadata.threshold}
     reach_vox = tumor_metadata.margin_vox if method.grow_by_tumors else 0
     tell("locate", 0.0)
     roi = locate_kidneys(hu, spacing_mm, cascade, method, partial(tell, "locate"))
@@ -74,8 +74,7 @@ def segment(
     tumor = segment_tumor(image, structures, cascade, method)
     tell("restore", 0.0)
     kept = keep_tumors(tumor, structures, roi_hu, tumor_metadata, method)
-    grown, structures = grow_by_tumor(kidney, kept, structures, reach_vox=reach_vox, **thresholds)
-    nearest = not method.interpolate
-    labels, voxels = restore(grown, kept, structures, roi, hu.shape, nearest=nearest, **thresholds)
+    grown, structures = grow_by_tumor(kidney, kept, structures, reach_vox=reach_vox, **limits)
+    labels, voxels = restore(grown, kept, structures, roi, hu.shape, nearest=not method.interpolate, **limits)
     tell("restore", 1.0)
     return SegmentedCt(labels, voxels, roi, kidney, tumor, structures)
