@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from inference.geometry import TUMOR
 from inference.method.method import DEFAULT
+from inference.method.postprocess import MIN_CYST_HU
 from training.cache import HU_STEP, LOWEST_HU, Scan, load_scans
 
 INNER_VOX = 6
@@ -39,7 +40,7 @@ def main(cache: Path) -> None:
     means = np.array([mean for scan in load_scans(cache) if scan.has_tumor for mean in inner_hu(scan)])
     if not means.size:
         raise click.ClickException(f"{cache}: no labelled tumors. Prepare scans or slices that have some")
-    low, high = DEFAULT.min_cyst_hu, DEFAULT.max_cyst_hu
+    low, high = MIN_CYST_HU, DEFAULT.max_cyst_hu
     for share, value in zip(PERCENTILES, np.percentile(means, PERCENTILES), strict=True):
         click.echo(f"{share:3d} % of the tumors have a mean below {value:6.1f} HU")
     click.echo(

@@ -85,13 +85,14 @@ def test_the_hardened_container_writes_what_the_local_run_writes(image: str, tmp
 def test_the_lean_image_has_no_pytorch_and_writes_the_same_label_maps(
     lean_image: str, tmp_path: Path
 ) -> None:
-    done = _run_container(lean_image, tmp_path / "lean", "--report", "/output/report.json")
+    asked = ["--precision", "float32", "--report", "/output/report.json"]
+    done = _run_container(lean_image, tmp_path / "lean", *asked)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "lean" / "report.json").read_text())
     assert report["run"]["backend"] == "openvino"
     assert report["versions"]["torch"] is None
     local = [sys.executable, "-m", "inference", "--input", "test_data/input", "--backend", "torch"]
-    options = ["--device", "cpu", "--output", str(tmp_path / "local")]
+    options = ["--device", "cpu", "--precision", "float32", "--output", str(tmp_path / "local")]
     subprocess.run([*local, *options], cwd=ROOT, check=True)
     for case in find_cases(ROOT / "test_data" / "input"):
         ours, theirs = (read_ct(tmp_path / where / case.output).hu for where in ("local", "lean"))

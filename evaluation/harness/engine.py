@@ -16,6 +16,8 @@ from inference.runner.cases import UsageError
 DOCKER = os.environ.get("DOCKER", "docker")
 NOBODY = 12345
 """A user that no image knows."""
+REMOVAL_SECONDS = 30.0
+"""An engine that has not removed a container by then is not waited for."""
 LOG_TAIL_BYTES = 4096
 FLAGS = tuple(
     word
@@ -146,12 +148,15 @@ def run_container(
 
 
 def _remove(name: str, process: "subprocess.Popen[bytes]") -> None:
-    """Remove a container, also one that the engine is still creating."""
+    """Remove a container, also one that the engine is still creating, and wait until it is gone."""
     while process.poll() is None:
         _engine("rm", "--force", name)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
-    _engine("rm", "--force", name)
+    until = time.monotonic() + REMOVAL_SECONDS
+    while _engine("inspect", name).returncode == 0 and time.monotonic() < until:
+        _engine("rm", "--force", name)
+        time.sleep(0.2)
 
 
 def _last_line(text: str) -> str:

@@ -14,6 +14,7 @@ from .method import Method
 MAX_STRUCTURES = 3
 MIN_STRUCTURE_MM3 = 10_000.0
 CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+MIN_CYST_HU = -10.0  # below is fat, which some tumors hold
 ROUNDING = 1e-5  # relative; sums of eight float32 are far more exact
 Array = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
@@ -77,7 +78,7 @@ def keep_tumors(
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
         inner = hu[box][ndimage.binary_erosion(pieces[box] == number)]
-        if inner.size and method.min_cyst_hu < inner.mean() < method.max_cyst_hu:
+        if inner.size and MIN_CYST_HU < inner.mean() < method.max_cyst_hu:
             sizes[number] = -1
     for rank, box in enumerate(structures.boxes, start=1):
         own = np.unique(pieces[box][is_tumor[box] & (structures.ids[box] == rank)])
