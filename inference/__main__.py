@@ -9,6 +9,9 @@ for _number in (signal.SIGTERM, signal.SIGINT):
     # signals that it does not handle
     signal.signal(_number, lambda number, frame: os._exit(128 + number))
 
+# label maps are mostly zeros that nobody writes: in large pages they would take memory all the same
+os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
+
 from .cli import main, report  # noqa: E402
 
 if __name__ == "__main__":

@@ -767,3 +767,19 @@ def test_an_output_slug_that_is_no_name_is_2(run: Run, tmp_path: Path, slug: str
     result = run("--input", tmp_path / "in", "--output", tmp_path / "out", "--output-slug", slug)
     assert result.exit_code == 2
     assert "is no slug" in result.stderr
+
+
+@pytest.mark.parametrize("own", [None, "1"])
+def test_numpy_takes_small_pages_unless_told_otherwise(own: str | None) -> None:
+    """A label map of 1059 slices takes 110 MiB less. NumPy reads the variable when it is imported."""
+    code = (
+        "import sys, os, inference; print('numpy' in sys.modules);"
+        "import inference.__main__; print(os.environ['NUMPY_MADVISE_HUGEPAGE'])"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "NUMPY_MADVISE_HUGEPAGE"}
+    environment |= {} if own is None else {"NUMPY_MADVISE_HUGEPAGE": own}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", own or "0"]
