@@ -154,7 +154,8 @@ def _remove(name: str, process: "subprocess.Popen[bytes]") -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
     until = time.monotonic() + REMOVAL_SECONDS
-    while _engine("inspect", name).returncode == 0 and time.monotonic() < until:
+    listing = ("ps", "--all", "--quiet", "--filter", f"name={name}")  # the last to know
+    while _engine(*listing).stdout.strip() and time.monotonic() < until:
         _engine("rm", "--force", name)
         time.sleep(0.2)
 
