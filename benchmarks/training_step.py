@@ -1,7 +1,6 @@
 """One training step in a process of its own, so that its peak memory is its own."""
 
 import json
-import resource
 import time
 
 import torch
@@ -9,6 +8,7 @@ import torch
 from inference.geometry import RoiSpec
 from inference.method.roi import normalise
 from inference.networks.vnet import VNet
+from inference.runner.report import peak_rss_mib
 from training.losses import dice_loss
 from training.module import checkpoint_activations
 from training.synthesis.draw import synthesise_ct
@@ -43,6 +43,5 @@ def main(side: int, steps: int, is_bf16: int, is_checkpointed: int, is_memory_ke
         optimiser.step()
         times.append(time.perf_counter() - start)
     step_s = min(times[1:])
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     told = {"step s": step_s, "steps/s": 1 / step_s, "data s": data_s, "data / step": data_s / step_s}
-    print(json.dumps(told | {"peak MiB": peak_mib}))
+    print(json.dumps(told | {"peak MiB": peak_rss_mib()}))

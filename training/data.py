@@ -137,10 +137,13 @@ class EpochSampler(Sampler[int]):
     def __len__(self) -> int:
         return self.n_samples
 
+    @property
+    def first(self) -> int:
+        """The epoch's first index on this rank; the others follow in steps of `world_size`."""
+        return self.rank + (0 if self.repeats else self.epoch * self.n_samples * self.world_size)
+
     def __iter__(self) -> Iterator[int]:
-        total = self.n_samples * self.world_size
-        start = 0 if self.repeats else self.epoch * total
-        return iter(range(start + self.rank, start + total, self.world_size))
+        return iter(range(self.first, self.first + self.n_samples * self.world_size, self.world_size))
 
 
 def split_cases(
@@ -216,11 +219,10 @@ class Patients(lightning.LightningDataModule):
         if device is None or device.type != "cuda" or not self.workers:
             return self._loader(mixture, steps, repeats=False, workers=self.workers)
         config, sampler = self.config, self._sampler(steps, repeats=False)
-        first = sampler.epoch * sampler.n_samples * sampler.world_size + sampler.rank
         stream = DataLoader(
             mixture,
             batch_size=None,
-            sampler=itertools.count(first, sampler.world_size),
+            sampler=itertools.count(sampler.first, sampler.world_size),
             num_workers=self.workers,
             prefetch_factor=4,
             multiprocessing_context=WORKER_CONTEXT,
@@ -231,7 +233,7 @@ class Patients(lightning.LightningDataModule):
             capacity=POOL_VOXELS // math.prod(config.shape_vox),
             device=device,
             mirror=config.mirror,
-            seed=config.seed + first,
+            seed=config.seed + sampler.first,
         )
         return PoolLoader(self._pool, steps, config.batch_size)
 

@@ -64,9 +64,8 @@ def reproduce(
             fill; they share the workers.
     """
     if data:
-        from training.prepare import (
-            prepare,
-        )  # reads medical formats, which a machine that only trains may lack
+        # reads medical formats, which a machine that only trains may lack
+        from training.prepare import prepare
 
         cache = cache or out / "cache"
         for folder in data:
@@ -75,6 +74,7 @@ def reproduce(
     networks: dict[str, list[Path]] = {}
     for wave in waves(chain):
         runs: list[tuple[TrainConfig, RunOptions, str]] = []
+        n_beside = sum(one.parts for one in wave) if side_by_side else 1
         for one in wave:
             config = replace(one.config, seed=one.config.seed + seed)
             if max_steps:
@@ -92,7 +92,7 @@ def reproduce(
                     init=start,
                     resume=True,
                     fold=(k, one.parts) if one.parts > 1 else None,
-                    workers=workers // _runs_of(wave) if side_by_side else workers,
+                    workers=workers // n_beside,
                     accelerator=accelerator,
                 )
                 runs.append((config, options, one.name))
@@ -124,10 +124,6 @@ def waves(chain: Sequence[Round]) -> Iterator[list[Round]]:
         yield ready
         done |= {one.name for one in ready}
         left = [one for one in left if one not in ready]
-
-
-def _runs_of(wave: Sequence[Round]) -> int:
-    return sum(one.parts for one in wave)
 
 
 def _train_side_by_side(runs: Sequence[tuple[TrainConfig, RunOptions, str]]) -> None:
