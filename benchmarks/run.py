@@ -299,7 +299,7 @@ def network(side: int, threads: Sequence[int], repeats: int, matmul: int) -> Non
                 times = []
                 for _ in range(repeats):
                     if layout == "memory anew":
-                        backend.memory.acquire(None)
+                        backend.memory.release()
                     start = time.perf_counter()
                     run(roi)
                     times.append(time.perf_counter() - start)

@@ -52,9 +52,7 @@ class Roi:
 
     def to_ct_index(self, roi_index: Vector) -> Vector:
         """ROI index (z, y, x) → CT index (z, y, x), both with voxel centres at whole numbers."""
-        z, y, x = (
-            start + step * i for start, step, i in zip(self.start_vox, self.step_vox, roi_index, strict=True)
-        )
+        z, y, x = (a + b * i for a, b, i in zip(self.start_vox, self.step_vox, roi_index, strict=True))
         return (z, y, x)
 
 

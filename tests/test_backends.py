@@ -111,6 +111,9 @@ def test_openvino_networks_do_not_pile_up_in_memory() -> None:
     for network in networks[1:]:
         network(roi)
     assert _resident_mib(statm) - before < 50  # each took about 50 while it ran
+    backend.memory.release()
+    assert before - _resident_mib(statm) > 25
+    np.testing.assert_array_equal(networks[3](roi), networks[0](roi))  # and runs again
 
 
 def _resident_mib(statm: Path) -> int:

@@ -20,6 +20,7 @@ from inference.method.cascade import (
 from inference.method.method import PAPER, Method
 from inference.method.postprocess import Box, Structures
 from inference.method.roi import place_roi
+from inference.method.segment import segment
 from inference.networks.backends import Network
 from inference.networks.cascade import Cascade
 from inference.networks.vnet import VNet
@@ -92,6 +93,21 @@ def test_short_ct_is_the_centre_crop_and_costs_no_network(n_slices: int) -> None
         hu.shape, SPACING_MM, SPEC
     )
     assert network.shown == []
+
+
+def test_networks_hold_no_memory_while_labels_are_restored() -> None:
+    told: list[str] = []
+    released_at: list[str] = []
+
+    class Compiled:
+        def release_memory(self) -> None:
+            released_at.append(told[-1])
+
+    cascade = cascade_of(Recorder())
+    cascade.memory.acquire(Compiled())
+    segment(scan(16, (3, 9, 10)), SPACING_MM, cascade, SIZE_ALONE, lambda stage, share: told.append(stage))
+    assert released_at == ["tumor"]
+    assert cascade.memory.holder is None
 
 
 @pytest.mark.parametrize(("first", "end"), [(3, 9), (27, 35), (40, 48), (51, 59)])

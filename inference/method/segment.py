@@ -72,6 +72,7 @@ def segment(
     structures = segment_kidneys(kidney, roi_hu, kidney_metadata, method)
     tell("tumor", 0.0)
     tumor = segment_tumor(image, structures, cascade, method)
+    cascade.memory.release()  # before the labels take theirs
     tell("restore", 0.0)
     kept = keep_tumors(tumor, structures, roi_hu, tumor_metadata, method)
     grown, structures = grow_by_tumor(kidney, kept, structures, reach_vox=reach_vox, **limits)

@@ -51,9 +51,15 @@ class NetworkMemory:
 
     def acquire(self, compiled: Any) -> None:
         """Make `compiled` the holder; the holder before it releases its memory."""
-        if self.holder is not None and self.holder is not compiled:
-            self.holder.release_memory()
+        if self.holder is not compiled:
+            self.release()
         self.holder = compiled
+
+    def release(self) -> None:
+        """No network holds memory. The next one to run would have made another release it anyway."""
+        if self.holder is not None:
+            self.holder.release_memory()
+        self.holder = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The two networks of the cascade, from the weights of one folder or of several."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .backends import Backend, Network, choose_backend, mean_of
+from .backends import Backend, Network, NetworkMemory, choose_backend, mean_of
 from .weights import Weights, WeightsError, WeightsMetadata, load_weights
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -14,12 +14,13 @@ WEIGHTS_FOLDERS = (Path("/opt/ml/model"), _PACKAGE / "weights", _PACKAGE.parent 
 
 @dataclass(frozen=True)
 class Cascade:
-    """Both networks, ready to run, with the metadata of their weights."""
+    """Both networks, ready to run, with the metadata of their weights and their working memory."""
 
     kidney: Network
     tumor: Network
     kidney_metadata: WeightsMetadata
     tumor_metadata: WeightsMetadata
+    memory: NetworkMemory = field(default_factory=NetworkMemory, compare=False)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class CascadeWeights:
             mean_of([backend.network(weights) for weights in self.tumor]),
             self.kidney[0].metadata,
             self.tumor[0].metadata,
+            backend.memory,
         )
 
 
