@@ -46,15 +46,15 @@ def score(path: Path, cascade: Cascade, method: Method, *, hard: bool) -> tuple[
     if hard:
         kidney, tumor = ((p > 0.5).astype(np.float32) for p in (kidney, tumor))
     structures = keep_kidneys(kidney > metadata.threshold, spec.spacing_mm**3)
-    threshold, no_hu = cascade.tumor_metadata.threshold, np.zeros(kidney.shape, np.float32)
+    no_hu = np.zeros(kidney.shape, np.float32)
+    by_size = replace(method, max_cyst_hu=-10.0, min_mean_tumor_probability=0.0)
     restored, _ = restore(
         kidney,
-        keep_tumors(tumor, structures, no_hu, cascade.tumor_metadata, replace(method, max_cyst_hu=-10.0)),
+        keep_tumors(tumor, structures, no_hu, cascade.tumor_metadata, by_size),
         structures,
         roi,
         labels.shape,
-        kidney_threshold=metadata.threshold,
-        tumor_threshold=threshold,
+        cascade.thresholds,
         nearest=not method.interpolate,
     )
     is_long = labels.shape[0] * spacing_mm[0] > spec.extent_mm[0]

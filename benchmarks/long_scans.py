@@ -89,7 +89,6 @@ def score(
     hu: NDArray[np.int16], labels: NDArray[np.uint8], roi: Roi, cascade: Cascade
 ) -> tuple[float, float]:
     """Kidney DSC of the whole chain with this ROI, and the share of kidney that lies in it along z."""
-    metadata = cascade.kidney_metadata
     kidney, structures = _kidneys(hu, roi, cascade)
     restored, _ = restore(
         kidney,
@@ -97,8 +96,7 @@ def score(
         structures,
         roi,
         labels.shape,
-        kidney_threshold=metadata.threshold,
-        tumor_threshold=metadata.threshold,
+        cascade.thresholds,
     )
     low, high = roi.to_ct_index((-0.5, 0, 0))[0], roi.to_ct_index((roi.spec.shape_vox[0] - 0.5, 0, 0))[0]
     slices = np.count_nonzero(labels, axis=(1, 2))

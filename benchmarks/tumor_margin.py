@@ -33,7 +33,6 @@ MARGINS_VOX = (0, 8, 16, 24, 32)
 def main(folder: Path, weights: Path) -> None:
     """Print the table."""
     cascade = load_cascade(weights, device="cpu")
-    kidney, tumor = cascade.kidney_metadata, cascade.tumor_metadata
     scores: dict[int, list[float]] = {margin: [] for margin in MARGINS_VOX}
     shares: dict[int, list[float]] = {margin: [] for margin in MARGINS_VOX}
     for case in find_cases(folder):
@@ -42,18 +41,14 @@ def main(folder: Path, weights: Path) -> None:
         hu = resample(ct.hu, roi)
         image = normalise(hu, roi.spec)
         probability = cascade.kidney(image)
-        structures = segment_kidneys(probability, hu, kidney)
+        structures = segment_kidneys(probability, hu, cascade.kidney_metadata)
         seconds, maps = {}, {}
         for margin in (None, *MARGINS_VOX):
             for _ in range(2):  # the first pass of a shape prepares for it
                 start = time.perf_counter()
                 found = segment_tumor(image, structures, cascade, replace(DEFAULT, tumor_margin_vox=margin))
                 seconds[margin] = time.perf_counter() - start
-            thresholds = {
-                "kidney_threshold": kidney.threshold,
-                "tumor_threshold": tumor.threshold,
-            }
-            labels, _ = restore(probability, found, structures, roi, ct.hu.shape, **thresholds)
+            labels, _ = restore(probability, found, structures, roi, ct.hu.shape, cascade.thresholds)
             maps[margin] = labels == TUMOR
         for margin in MARGINS_VOX:
             scores[margin].append(dice(maps[margin], maps[None]))

@@ -277,7 +277,7 @@ def test_probabilities_are_means_over_the_structure() -> None:
     kidney = np.where(labels == 1, 0.9, np.where(labels == 2, 0.6, 0.0)).astype(np.float32)
     kidney[16:18][labels[16:18] == 2] = 0.3  # half of the tumor is no kidney to the kidney network
     tumor = np.where(labels == 2, 0.8, 0.1).astype(np.float32)
-    networks = Probabilities(identity_roi(SHAPE), kidney, tumor, labels > 0, 0.5, 0.5)
+    networks = Probabilities(identity_roi(SHAPE), kidney, tumor, labels > 0)
     found = findings_of(hu, labels, networks=networks)
     assert [k.mean_probability for k in found.kidneys] == [0.9, 0.9]
     (mass,) = found.tumors

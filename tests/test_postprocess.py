@@ -20,6 +20,7 @@ from inference.method.postprocess import (
     restore,
 )
 from inference.method.roi import place_roi
+from inference.networks.cascade import Thresholds
 from inference.networks.weights import WeightsMetadata
 from tests.helpers import ball, identity_roi
 
@@ -29,6 +30,7 @@ class Restored(NamedTuple):
     voxels: tuple[tuple[int, int], ...]
 
 
+HALF = Thresholds(0.5, 0.5)
 BIG_VOXEL_MM3 = 5000.0
 """Three voxels of these are a kidney, two (10 cm³ exactly) are not."""
 
@@ -47,14 +49,14 @@ def restore_simply(
     ct_shape: Shape,
     *,
     voxel_mm3: float = 1e6,
-    **options: float,
+    nearest: bool = False,
+    thresholds: Thresholds = HALF,
 ) -> Restored:
-    """`restore` with thresholds of 0.5 after `keep_kidneys` at the same threshold."""
-    settings: dict = {"kidney_threshold": 0.5, "tumor_threshold": 0.5, **options}
+    """`restore` with thresholds of 0.5, unless given, after `keep_kidneys` at the same threshold."""
     kidney = kidney.astype(np.float32)
     tumor = np.zeros_like(kidney) if tumor is None else tumor.astype(np.float32)
-    structures = keep_kidneys(kidney > settings["kidney_threshold"], voxel_mm3)
-    return Restored(*restore(kidney, tumor, structures, roi, ct_shape, **settings))
+    structures = keep_kidneys(kidney > thresholds.kidney, voxel_mm3)
+    return Restored(*restore(kidney, tumor, structures, roi, ct_shape, thresholds, nearest=nearest))
 
 
 # ------------------------------------------------------------------------------------------------- components
@@ -117,6 +119,30 @@ def test_a_piece_whose_inside_is_fluid_is_a_cyst_and_no_measure_for_others() -> 
             expected = tumor.copy()
             expected[2:5, 2:5, 10:13] = 0
         np.testing.assert_array_equal(kept, expected)
+
+
+def test_a_doubtful_piece_is_dropped_and_no_measure_for_others() -> None:
+    """Means of 0.59 and 0.61 above the threshold of 0.3; the first would be four times as large."""
+    kidneys = keep_kidneys(np.ones((7, 7, 16), dtype=bool), BIG_VOXEL_MM3)
+    tumor = np.zeros((7, 7, 16), dtype=np.float32)
+    tumor[1:6, 1:6, 1:6] = 0.59
+    tumor[2:5, 2:5, 10:13] = 0.61
+    sure = tumor.copy()
+    sure[1:6, 1:6, 1:6] = 0
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.3), sure)
+    tumor[3, 3, 3] = 0.29  # below the threshold: no part of the mean
+    tumor[1:6, 1:6, 1:3] = 0.7
+    assert kept_tumors(tumor, kidneys, 0.3)[1, 1, 1] > 0
+    np.testing.assert_array_equal(
+        keep_tumors(
+            np.full((7, 7, 16), 0.31, np.float32),
+            kidneys,
+            np.full(tumor.shape, 60, np.float32),
+            WeightsMetadata("tumor", RoiSpec(), 8, threshold=0.3),
+            PAPER,
+        ),
+        np.full((7, 7, 16), 0.31, np.float32),
+    )
 
 
 def test_the_paper_knows_no_cysts() -> None:
@@ -198,9 +224,7 @@ def test_without_a_tumor_nothing_is_dropped() -> None:
 
 def grown(kidney: NDArray, tumor: NDArray, reach_vox: int) -> tuple[NDArray[np.float32], Structures]:
     structures = keep_kidneys(kidney > 0.5, BIG_VOXEL_MM3)
-    return grow_by_tumor(
-        kidney, tumor, structures, reach_vox=reach_vox, kidney_threshold=0.5, tumor_threshold=0.4
-    )
+    return grow_by_tumor(kidney, tumor, structures, Thresholds(0.5, 0.4), reach_vox=reach_vox)
 
 
 def test_a_kidney_grows_by_the_tumor_beside_it_as_far_as_that_reaches() -> None:
@@ -332,10 +356,10 @@ def test_thresholds_are_respected(threshold: float) -> None:
     ramp = np.tile(np.linspace(1, 0, 11, dtype=np.float32), (3, 3, 1))  # 1.0, 0.9 … 0.0 along x
     roi = Roi(RoiSpec((3, 3, 11), 10.0), (0.0, 0.0, 0.0), (1.0, 1.0, 10.0))
     surface = 100 * (1 - threshold)  # the CT index where the ramp falls to the threshold
-    whole = restore_simply(ramp, None, roi, (3, 3, 101), kidney_threshold=threshold).labels[1, 1]
+    whole = restore_simply(ramp, None, roi, (3, 3, 101), thresholds=Thresholds(kidney=threshold)).labels[1, 1]
     assert abs(int(np.count_nonzero(whole)) - surface) <= 1
     inner = restore_simply(
-        np.ones_like(ramp), ramp, roi, (3, 3, 101), kidney_threshold=0.5, tumor_threshold=threshold
+        np.ones_like(ramp), ramp, roi, (3, 3, 101), thresholds=Thresholds(tumor=threshold)
     ).labels[1, 1]
     assert abs(int(np.count_nonzero(inner == 2)) - surface) <= 1
     assert (inner > 0).all()
@@ -437,8 +461,8 @@ def test_kidneys_one_voxel_apart_share_no_voxel(threshold: float) -> None:
     other[1:4, 1:4, 7:10] = 1.0
     roi = Roi(RoiSpec((5, 5, 12), 4.0), (0.0, 0.0, 0.0), (4.0, 4.0, 4.0))
     ct_shape = (20, 20, 48)
-    together = restore_simply(np.maximum(one, other), one, roi, ct_shape, kidney_threshold=threshold)
-    alone = [restore_simply(k, one, roi, ct_shape, kidney_threshold=threshold) for k in (one, other)]
+    together = restore_simply(np.maximum(one, other), one, roi, ct_shape, thresholds=Thresholds(threshold))
+    alone = [restore_simply(k, one, roi, ct_shape, thresholds=Thresholds(threshold)) for k in (one, other)]
     np.testing.assert_array_equal(together.labels, alone[0].labels + alone[1].labels)
     assert together.voxels == alone[0].voxels + alone[1].voxels
     assert sum(sum(counts) for counts in together.voxels) == np.count_nonzero(together.labels)
@@ -499,8 +523,7 @@ def test_structures_given_decide_not_the_probabilities() -> None:
         given_structures,
         identity_roi((6, 6, 6)),
         (6, 6, 6),
-        kidney_threshold=0.5,
-        tumor_threshold=0.5,
+        HALF,
     )
     np.testing.assert_array_equal(labels, 2 * ids)
 

@@ -14,7 +14,7 @@ from inference.geometry import KIDNEY, TUMOR, RoiSpec
 from inference.method.roi import normalise
 from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan, to_grey
 from training.chain import PRESETS
-from training.config import SourceShares
+from training.config import CropCentres, SourceShares
 from training.data import Mixture, RealScans
 from training.real.augment import UNVARIED, ScanSampling, draw_scan_sample, smooth
 from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
@@ -86,6 +86,25 @@ def test_crops_lie_about_kidneys_and_tumors() -> None:
         assert (labels == TUMOR).any()
         _, labels, _ = draw(scan(), seed=seed, shape_vox=(8, 8, 8), centre="kidney")
         assert ((labels == TUMOR) | (labels == KIDNEY)).any()
+
+
+def test_a_crop_about_a_tumor_is_about_a_kidney_where_there_is_none() -> None:
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[6:9, 8:11, 10:13] = KIDNEY  # so small that few crops anywhere would show it
+    for seed in range(20):
+        _, found, _ = draw(scan(labels=labels), seed=seed, shape_vox=(8, 8, 8), centre="tumor")
+        assert (found == KIDNEY).any()
+
+
+def test_crops_about_tumors_come_from_scans_that_show_one() -> None:
+    without = scan(labels=np.where(scan().labels == TUMOR, KIDNEY, scan().labels).astype(np.uint8))
+    centres = CropCentres(kidney=0.0, tumor=1.0, border=0.0, elsewhere=0.0)
+    config = replace(
+        CONFIG, crop_vox=(8, 8, 8), scans=UNVARIED, sampling=replace(CONFIG.sampling, centres=centres)
+    )
+    source = RealScans([without, scan(), without], config)
+    assert all((source[i][1] == TUMOR).any() for i in range(20))
+    assert not any((RealScans([without], config)[i][1] == TUMOR).any() for i in range(5))
 
 
 def test_enhancement_changes_the_kidneys_alone() -> None:
@@ -258,6 +277,9 @@ def test_tumor_scores_by_hand() -> None:
     (score,) = score_tumors(brighter_than(60), [one], ROI, CPU, margin_vox=0)  # type: ignore[arg-type]
     assert score.dsc == 0
     assert score.false_ml == pytest.approx((one.labels == KIDNEY).sum() * 0.027)
+    (score,) = score_tumors(brighter_than(60), [one], ROI, CPU, margin_vox=0, threshold=0.1)  # type: ignore[arg-type]
+    n_kidney, n_tumor = (one.labels == KIDNEY).sum(), (one.labels == TUMOR).sum()
+    assert score.dsc == pytest.approx(2 * n_tumor / (n_kidney + 2 * n_tumor))  # no logit is below −2.2
     assert not score_tumors(brighter_than(60), [scan(has_kidney=False)], ROI, CPU, margin_vox=0)  # type: ignore[arg-type]
 
 

@@ -642,6 +642,7 @@ def test_the_shipped_networks_are_those_of_the_chain() -> None:
         assert metadata.provenance["mean_of"] == " + ".join([last.name] * last.parts)
         assert (metadata.margin_vox, metadata.mirror) == (last.config.loss.margin_vox, last.config.mirror)
         assert metadata.min_tumor_mm3 == last.config.min_tumor_mm3
+        assert metadata.threshold == last.config.threshold
 
 
 def test_wrong_usage_is_said() -> None:

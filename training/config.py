@@ -157,6 +157,7 @@ class TrainConfig:
         validation_interval: epochs from one validation on whole scans to the next.
         fresh_head: the last convolution starts from random weights, its bias at rare foreground.
         head_bias: that bias.
+        threshold: see `WeightsMetadata`; for the loss it is always 0.5.
         min_tumor_mm3: see `WeightsMetadata`; KiTS19's smallest tumor has 800.
         mirror: see `WeightsMetadata`; training itself is the same.
         split_seed: of the folds. `seed` may differ along a chain of runs; the cases held out may not.
@@ -182,6 +183,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     fresh_head: bool = False
     head_bias: float = -1.0
+    threshold: float = 0.5
     min_tumor_mm3: float = 0.0
     mirror: bool = False
     seed: int = 0

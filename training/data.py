@@ -50,6 +50,7 @@ class RealScans(Dataset[Sample]):
         stream: int = TRAINING,
     ) -> None:
         self.scans, self.config, self.painted_share, self.stream = scans, config, painted_share, stream
+        self.with_tumor = [scan for scan in scans if scan.tumor_voxels.size]
         coarse = [scan.name for scan in scans if scan.spacing_mm > config.roi.spacing_mm]
         if coarse:
             raise ValueError(
@@ -60,14 +61,17 @@ class RealScans(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.config.seed, self.stream, index, 1])
         pick = index if self.stream == VALIDATION else int(rng.integers(len(self.scans)))
+        centre, painted = self._centre(rng), rng.random() < self.painted_share
+        # few scans show a tumor: where one is wanted, it comes from those
+        scans = self.with_tumor if centre == "tumor" and not painted and self.with_tumor else self.scans
         hu, labels, inside = draw_scan_sample(
-            self.scans[pick % len(self.scans)],
+            scans[pick % len(scans)],
             rng,
             self.config.scans,
             shape_vox=self.config.shape_vox,
             spacing_mm=self.config.roi.spacing_mm,
-            centre=self._centre(rng),
-            painted=rng.random() < self.painted_share,
+            centre=centre,
+            painted=painted,
         )
         return normalise_hu(hu, inside, self.config.roi)[None], labels
 

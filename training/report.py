@@ -54,7 +54,14 @@ class ScanValidation(Callback):
         roi, device = self.config.roi, module.device
         if self.config.stage == "kidney":
             return score_kidneys(module, self.scans, roi, device)
-        return score_tumors(module, self.scans, roi, device, margin_vox=self.config.loss.margin_vox)
+        return score_tumors(
+            module,
+            self.scans,
+            roi,
+            device,
+            margin_vox=self.config.loss.margin_vox,
+            threshold=self.config.threshold,
+        )
 
 
 class EpochTable(Callback):

@@ -112,6 +112,7 @@ def train(config: TrainConfig, options: RunOptions, *, name: str) -> Path:
         roi=config.roi,
         base_channels=config.base_channels,
         margin_vox=config.loss.margin_vox,
+        threshold=config.threshold,
         min_tumor_mm3=config.min_tumor_mm3,
         mirror=config.mirror,
         provenance={

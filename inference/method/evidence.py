@@ -28,10 +28,10 @@ def segment_kidneys(
     def is_kidney(own: NDArray[np.bool_], box: Box) -> bool:
         found = evidence(own, box, probability, hu)
         is_central = is_wide and found["reach_vox"] * spacing_mm < CENTRAL_MM
-        if is_central and own.sum() * spacing_mm**3 > method.max_central_mm3:
-            return False
+        is_large = own.sum() * spacing_mm**3 > method.max_central_mm3
         is_soft = found["air"] <= method.max_air_contact and found["bone"] <= method.max_bone_share
-        return is_soft and found["mean"] >= method.min_mean_probability
+        is_sure = found["mean"] >= method.min_mean_probability
+        return is_soft and is_sure and not (is_central and is_large)
 
     return keep_kidneys(probability > metadata.threshold, spacing_mm**3, is_kidney)
 

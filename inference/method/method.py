@@ -14,7 +14,8 @@ class Method:
             along z. The paper crops around the image centre. In long scans kidney DSC 0.594 → 0.931.
         min_mean_probability: a structure whose probabilities have a lower mean is dropped. In 87 real CTs it
             drops 9 of 13 false structures and, of 45 kidneys, one that the scan cuts (`benchmarks/NOTES.md`).
-        max_central_mm3: so is a larger one in the middle of the body: bladders, masses of the pelvis. A
+        min_mean_tumor_probability: so is a piece of tumor with a lower one (figures: `benchmarks/NOTES.md`).
+        max_central_mm3: so is a larger structure in the middle of the body: bladders, masses of the pelvis. A
             horseshoe kidney larger than this and less than 19 cm wide is lost; KiTS19's only one is wider.
         max_air_contact: so is one with a larger share of air around: masses in lungs (kidneys: up to 0.02).
         max_bone_share: so is one with a larger share above 350 HU: heads of femurs (kidneys: up to 0.01).
@@ -39,6 +40,7 @@ class Method:
     max_bone_share: float = 0.1
     tumor_margin_vox: int | None = 32
     mirror: bool = True
+    min_mean_tumor_probability: float = 0.6
     min_tumor_share: float = 0.25
     max_cyst_hu: float = 20.0
     grow_by_tumors: bool = True
@@ -54,6 +56,7 @@ PAPER = Method(
     max_bone_share=1.0,
     tumor_margin_vox=None,
     mirror=False,
+    min_mean_tumor_probability=0.0,
     min_tumor_share=0.0,
     max_cyst_hu=-1e9,
     grow_by_tumors=False,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..geometry import KIDNEY, TUMOR, Roi, Shape
+from ..networks.cascade import Thresholds
 from ..networks.weights import WeightsMetadata
 from .method import Method
 
@@ -64,21 +65,23 @@ def keep_kidneys(
 def keep_tumors(
     tumor: Array, structures: Structures, hu: Array, metadata: WeightsMetadata, method: Method
 ) -> Array:
-    """Probabilities, 0 in cysts, and in pieces outside the kidneys or small beside another in theirs.
+    """Probabilities, 0 in doubtful pieces, in cysts, outside the kidneys, and where small beside another.
 
     Args:
         tumor, structures: probabilities (z, y, x) on the ROI grid, and what `keep_kidneys` kept.
         hu: of the CT on that grid.
         metadata: of the tumor network: its threshold, and the least size of a (26-connected) piece.
-        method: what is a cyst, and what is small (not in the paper).
+        method: what is doubtful, a cyst, and small (not in the paper).
     """
     is_tumor = tumor > metadata.threshold
     pieces, count = ndimage.label(is_tumor, CONNECTIVITY_26)
     is_kept = np.zeros(count + 1, dtype=bool)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
-        inner = hu[box][ndimage.binary_erosion(pieces[box] == number)]
-        if inner.size and MIN_CYST_HU < inner.mean() < method.max_cyst_hu:
+        own = pieces[box] == number
+        inner = hu[box][ndimage.binary_erosion(own)]
+        is_cyst = inner.size and MIN_CYST_HU < inner.mean() < method.max_cyst_hu
+        if is_cyst or tumor[box][own].mean() < method.min_mean_tumor_probability:
             sizes[number] = -1
     for rank, box in enumerate(structures.boxes, start=1):
         own = np.unique(pieces[box][is_tumor[box] & (structures.ids[box] == rank)])
@@ -89,13 +92,7 @@ def keep_tumors(
 
 
 def grow_by_tumor(
-    kidney: Array,
-    tumor: Array,
-    structures: Structures,
-    *,
-    reach_vox: int,
-    kidney_threshold: float,
-    tumor_threshold: float,
+    kidney: Array, tumor: Array, structures: Structures, thresholds: Thresholds, *, reach_vox: int
 ) -> tuple[Array, Structures]:
     """Kidneys with the parts of their tumors that the kidney network left out (not in the paper).
 
@@ -108,13 +105,13 @@ def grow_by_tumor(
     for rank, box in enumerate(structures.boxes, start=1):
         z, y, x = (slice(max(0, side.start - reach_vox), side.stop + reach_vox) for side in box)
         around = ids[z, y, x]  # a view
-        old, is_tumor = around == rank, tumor[z, y, x] > tumor_threshold
+        old, is_tumor = around == rank, tumor[z, y, x] > thresholds.tumor
         grown = ndimage.binary_dilation(
             old & is_tumor, CONNECTIVITY_26, iterations=reach_vox, mask=is_tumor & (around == 0)
         )
         new = grown & ~old
         around[new] = rank
-        kidney[z, y, x][new] = tumor[z, y, x][new] - tumor_threshold + kidney_threshold
+        kidney[z, y, x][new] = tumor[z, y, x][new] - thresholds.tumor + thresholds.kidney
     voxel_mm3 = sum(structures.volumes_mm3) / max(1, int(np.count_nonzero(structures.ids)))
     volumes_mm3 = np.bincount(ids.ravel())[1:] * voxel_mm3
     return kidney, Structures(ids, tuple(ndimage.find_objects(ids)), tuple(volumes_mm3.tolist()))
@@ -126,9 +123,8 @@ def restore(
     structures: Structures,
     roi: Roi,
     ct_shape: Shape,
+    thresholds: Thresholds,
     *,
-    kidney_threshold: float,
-    tumor_threshold: float,
     nearest: bool = False,
 ) -> tuple[NDArray[np.uint8], tuple[tuple[int, int], ...]]:
     """Bring the structures from the ROI grid to the CT's own, one at a time, in their bounding boxes.
@@ -139,9 +135,9 @@ def restore(
     Args:
         kidney, tumor: probabilities (z, y, x) on the ROI grid. Tumor counts inside `structures` alone,
             and wins over kidney there.
-        structures: what `keep_kidneys` kept of `kidney > kidney_threshold`.
+        structures: what `keep_kidneys` kept of `kidney > thresholds.kidney`.
         roi, ct_shape: where the ROI grid lies in the CT, and the CT's (z, y, x).
-        kidney_threshold, tumor_threshold: a voxel belongs to a structure above it.
+        thresholds: a voxel belongs to a structure above them.
 
     Returns:
         Labels, uint8 (z, y, x) in {0, 1, 2}; kidney and tumor voxels of each structure, in their order.
@@ -153,18 +149,18 @@ def restore(
         target = _ct_box(box, roi, ct_shape)
         if nearest:
             is_kidney = _sample(inside, roi, target, order=0)
-            is_tumor = _sample(inside & (tumor > tumor_threshold), roi, target, order=0)
+            is_tumor = _sample(inside & (tumor > thresholds.tumor), roi, target, order=0)
         else:
             # what lies above the threshold but outside this structure must not grow back at its border
-            own = np.where((kidney > kidney_threshold) & ~inside, np.float32(0), kidney)
-            is_kidney = _largest_piece(_sample(own, roi, target, order=1) > kidney_threshold)
+            own = np.where((kidney > thresholds.kidney) & ~inside, np.float32(0), kidney)
+            is_kidney = _largest_piece(_sample(own, roi, target, order=1) > thresholds.kidney)
             # the tumor network was taught nothing outside the kidneys: at their surface its probability
             # is averaged over the inner voxels alone, Σ(weight · inside · p) / Σ(weight · inside)
             is_tumor = np.zeros(is_kidney.shape, dtype=np.bool_)
             tumor_inside = np.where(inside, tumor, np.float32(0))
-            for part in _boxes_above(tumor_inside, tumor_threshold, roi, target):
+            for part in _boxes_above(tumor_inside, thresholds.tumor, roi, target):
                 weight = _sample(inside.astype(np.float32), roi, part, order=1)
-                mass = _sample(tumor_inside, roi, part, order=1) > tumor_threshold * weight
+                mass = _sample(tumor_inside, roi, part, order=1) > thresholds.tumor * weight
                 pairs = zip(target, part, strict=True)
                 is_tumor[tuple(slice(b.start - a.start, b.stop - a.start) for a, b in pairs)] = mass
         labels = restored[target]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from .backends import Backend, Network, NetworkMemory, choose_backend, mean_of
 from .weights import Weights, WeightsError, WeightsMetadata, load_weights
@@ -10,6 +11,13 @@ from .weights import Weights, WeightsError, WeightsMetadata, load_weights
 _PACKAGE = Path(__file__).resolve().parent.parent
 WEIGHTS_FOLDERS = (Path("/opt/ml/model"), _PACKAGE / "weights", _PACKAGE.parent / "weights")
 """Where weights are looked for: what an organiser mounts, in the package, beside the code."""
+
+
+class Thresholds(NamedTuple):
+    """A voxel belongs to a structure where the network's probability is above its threshold."""
+
+    kidney: float = 0.5
+    tumor: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,11 @@ class Cascade:
     kidney_metadata: WeightsMetadata
     tumor_metadata: WeightsMetadata
     memory: NetworkMemory = field(default_factory=NetworkMemory, compare=False)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Of both networks."""
+        return Thresholds(self.kidney_metadata.threshold, self.tumor_metadata.threshold)
 
 
 @dataclass(frozen=True)

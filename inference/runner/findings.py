@@ -60,7 +60,7 @@ class Probabilities:
         roi: where that grid lies in the CT.
         kidney, tumor: the probabilities.
         inside: where kidneys were kept; the tumor network counts there alone.
-        kidney_threshold, tumor_threshold: a voxel belongs to a structure above it.
+        kidney_threshold: a voxel belongs to a kidney above it.
     """
 
     roi: Roi
@@ -68,7 +68,6 @@ class Probabilities:
     tumor: NDArray[np.float32]
     inside: NDArray[np.bool_]
     kidney_threshold: float = 0.5
-    tumor_threshold: float = 0.5
 
 
 @dataclass(frozen=True)

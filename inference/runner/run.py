@@ -282,7 +282,6 @@ def _describe(report: CaseReport, ct: Ct, segmented: SegmentedCt, cascade: Casca
         segmented.tumor_on_roi,
         structures.ids > 0,
         cascade.kidney_metadata.threshold,
-        cascade.tumor_metadata.threshold,
     )
     parts = take_apart(labels, ct.spacing_mm, structures.ids, segmented.roi)
     findings = measure(ct, labels, parts, networks)

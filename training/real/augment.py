@@ -115,7 +115,7 @@ def draw_scan_sample(
         shape_vox: (z, y, x) of the sample.
         spacing_mm: of the sample's grid.
         centre: of the grid: the scan's own (somewhere along z where the scan is longer than the grid), a
-            random voxel of a kidney or a tumor, or anywhere. Where there is none, anywhere.
+            random voxel of a kidney or a tumor (of a kidney where there is none), or anywhere.
         painted: lesions are painted into the kidneys.
 
     Returns:
@@ -170,6 +170,8 @@ def _place_grid(
     to_voxel = np.diag(1 / (scale * scan.spacing_mm)) @ turn
     size = np.asarray(scan.grey.shape)
     voxels = {"kidney": scan.kidney_voxels, "tumor": scan.tumor_voxels}.get(centre, np.empty(0, np.intp))
+    if centre == "tumor" and not voxels.size:  # a painted one will lie in a kidney
+        voxels = scan.kidney_voxels
     shift = rng.uniform(-1, 1, 3) * sampling.shift_mm
     if voxels.size:
         at = np.asarray(np.unravel_index(voxels[rng.integers(voxels.size)], size), dtype=np.float64)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, nan
+from math import ceil, log, nan
 
 import numpy as np
 import torch
@@ -93,7 +93,13 @@ def score_kidneys(
 
 @torch.no_grad()
 def score_tumors(
-    logits: Logits, scans: Sequence[Scan], roi: RoiSpec, device: torch.device, *, margin_vox: int
+    logits: Logits,
+    scans: Sequence[Scan],
+    roi: RoiSpec,
+    device: torch.device,
+    *,
+    margin_vox: int,
+    threshold: float = 0.5,
 ) -> list[ScanScore]:
     """The tumor network around the true kidneys, counted in them and `margin_vox` beside them.
 
@@ -103,7 +109,9 @@ def score_tumors(
         roi: its grid.
         device: where it runs.
         margin_vox: see `LossConfig`.
+        threshold: probability above which a voxel counts.
     """
+    least = log(threshold / (1 - threshold))
     scores = []
     for scan in scans:
         if not scan.has_kidney:
@@ -115,7 +123,7 @@ def score_tumors(
         size = [-(-(b - a) // DOWNSAMPLING) * DOWNSAMPLING for a, b in zip(start, stop, strict=True)]
         image, box, inner = _cut(scan, start, (size[0], size[1], size[2]), roi)
         found = np.zeros(scan.grey.shape, dtype=bool)
-        found[box] = (logits(image.to(device)[None, None])[0, 0] > 0).cpu().numpy()[inner]
+        found[box] = (logits(image.to(device)[None, None])[0, 0] > least).cpu().numpy()[inner]
         distance = ndimage.distance_transform_cdt(~kidneys, "chessboard")
         found &= distance <= margin_vox
         truth = np.where(scan.labels == IGNORE, IGNORE, scan.labels == TUMOR)
