@@ -1,7 +1,6 @@
 """The usual way with nibabel and scipy: the whole volume as floats, resampled whole, restored whole."""
 
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -9,6 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
+
+from inference.runner.report import peak_rss_mib
 
 SPACING_MM = 2.0
 KIDNEY_HU = 100.0
@@ -37,5 +38,5 @@ def main(path: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         nib.save(nib.Nifti1Image(labels, image.affine), Path(folder) / "labels.nii.gz")
     seconds["write"] = time.perf_counter() - start
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak_mib = peak_rss_mib()
     print(json.dumps(seconds | {"peak_mib": peak_mib, "components": int(n)}))

@@ -31,7 +31,8 @@ def test_a_row_says_what_its_round_says() -> None:
         assert sample.startswith("whole ROI" if one.config.crop_vox is None else "crop")
         assert int(batch) == one.config.batch_size
         assert int(steps) == one.config.max_epochs * one.config.steps_per_epoch
-        assert networks == ("1" if one.parts == 1 else f"mean of {one.parts}")
+        assert networks.startswith("1" if one.parts == 1 else f"mean of {one.parts}")
+        assert networks.endswith("the parent's") == one.with_parent
         for source, percent in re.findall(r"(\w+) (\d+)%", sources):
             assert getattr(one.config.sources, source) == pytest.approx(int(percent) / 100, abs=0.005)
         assert why == one.why

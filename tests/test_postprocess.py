@@ -122,11 +122,11 @@ def test_a_piece_whose_inside_is_fluid_is_a_cyst_and_no_measure_for_others() -> 
 
 
 def test_a_doubtful_piece_is_dropped_and_no_measure_for_others() -> None:
-    """Means of 0.59 and 0.61 above the threshold of 0.3; the first would be four times as large."""
+    """Means of 0.61 and 0.63 above the threshold of 0.3; the first would be four times as large."""
     kidneys = keep_kidneys(np.ones((7, 7, 16), dtype=bool), BIG_VOXEL_MM3)
     tumor = np.zeros((7, 7, 16), dtype=np.float32)
-    tumor[1:6, 1:6, 1:6] = 0.59
-    tumor[2:5, 2:5, 10:13] = 0.61
+    tumor[1:6, 1:6, 1:6] = 0.61
+    tumor[2:5, 2:5, 10:13] = 0.63
     sure = tumor.copy()
     sure[1:6, 1:6, 1:6] = 0
     np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.3), sure)

@@ -589,8 +589,8 @@ def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each
     cache, out = tmp_path / "cache", tmp_path / "out"
     assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
     config = replace(TINY, sources=SourceShares(labelled=1.0), max_epochs=1, base_channels=4)
-    chain = (replace(TINY_CHAIN[0], config=config, parts=2),)
-    reproduce([], out, cache=cache, chain=chain, accelerator="cpu", side_by_side=True)
+    first = replace(TINY_CHAIN[0], config=config, parts=2)
+    reproduce([], out, cache=cache, chain=(first,), accelerator="cpu", side_by_side=True)
     runs = out / "runs" / TINY_CHAIN[0].name
     splits = [json.loads((runs / f"part-{k}" / "split.json").read_text()) for k in range(2)]
     held_out = [set(split["validation"]) for split in splits]
@@ -604,6 +604,13 @@ def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each
     rows = (runs / "part-0" / "validation.csv").read_text().splitlines()
     assert rows[0] == "scan,dsc,false_ml"
     assert {row.split(",")[0] for row in rows[1:]} == held_out[0]
+    second = replace(first, name="second", parent=first.name, with_parent=True)
+    reproduce([], out, cache=cache, chain=(first, second), accelerator="cpu")
+    runs = out / "runs" / "second"
+    others = [load_weights(runs / f"part-{k}" / "kidney.safetensors", "kidney").tensors for k in range(2)]
+    mean = load_weights(out / "kidney.safetensors", "kidney").tensors["head.bias"]
+    four = [tensors["head.bias"] for tensors in (one, two, *others)]
+    np.testing.assert_allclose(mean, sum(four) / 4, rtol=1e-6)
 
 
 def test_cases_that_are_tested_on_are_neither_synthesised_nor_shown_in_slices(tmp_path: Path) -> None:
@@ -639,7 +646,8 @@ def test_the_shipped_networks_are_those_of_the_chain() -> None:
         last = next(one for one in reversed(CHAIN) if one.config.stage == stage)
         metadata = load_weights(WEIGHTS_FOLDERS[-1] / f"{stage}.safetensors", stage).metadata  # type: ignore[arg-type]
         assert metadata.provenance["preset"] == last.name
-        assert metadata.provenance["mean_of"] == " + ".join([last.name] * last.parts)
+        before = [last.parent] * last.parts * last.with_parent
+        assert metadata.provenance["mean_of"] == " + ".join([*before, *[last.name] * last.parts])  # type: ignore[list-item]
         assert (metadata.margin_vox, metadata.mirror) == (last.config.loss.margin_vox, last.config.mirror)
         assert metadata.min_tumor_mm3 == last.config.min_tumor_mm3
         assert metadata.threshold == last.config.threshold

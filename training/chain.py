@@ -45,6 +45,7 @@ class Round:
         why: what the round is for, for the documents.
         parts: it is trained so often, each time without another part of the labelled scans, and the mean of
             these networks is kept: every labelled scan is unseen by one of them.
+        with_parent: the mean takes in the parent's networks, too: surer than either round.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Round:
     config: TrainConfig
     why: str
     parts: int = 1
+    with_parent: bool = False
 
 
 START = "weights synthetic-9 (in this repository's history, commit 05eef5e), trained on synthetic CTs alone"
@@ -121,6 +123,7 @@ _TUMOR_SCANS = replace(
     ),
     scans=ScanSampling(),
     mirror=True,
+    threshold=0.34,
     min_tumor_mm3=400.0,
     seed=13,
 )
@@ -135,6 +138,15 @@ _TUMOR_LARGE = replace(
     sampling=replace(_TUMOR_SCANS.sampling, tumor_added_radius_mm=(4.0, 60.0)),
     scans=ScanSampling(lesions=LesionRanges(tumor_radius_mm=(4.0, 65.0))),
     seed=17,
+)
+_TUMOR_LONGER = replace(
+    _TUMOR_LARGE,
+    sources=SourceShares(synthetic=0.35, labelled=0.15, painted=0.22, slices=0.28),
+    max_epochs=64,
+    optimiser=replace(_KIDNEY_SCANS.optimiser, learning_rate=4e-4),
+    loss=replace(_TUMOR_SCANS.loss, positive_weight=2.5),
+    scans=ScanSampling(lesions=LesionRanges(tumor_radius_mm=(4.0, 65.0), necrosis_share=0.5)),
+    seed=61,
 )
 
 CHAIN = (
@@ -165,6 +177,14 @@ CHAIN = (
         _TUMOR_LARGE,
         "the round before missed half of a tumor of 1.4 l: larger tumors in larger crops (240 mm)",
         parts=2,
+    ),
+    Round(
+        "tumor-longer",
+        "tumor-large",
+        _TUMOR_LONGER,
+        "it was unsure in large tumors with dead parts: more of them; more real tumors, more slices",
+        parts=2,
+        with_parent=True,
     ),
 )
 """In the order of training. The last round of each stage is shipped."""

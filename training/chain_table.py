@@ -33,10 +33,15 @@ def _row(one: Round) -> tuple[str, ...]:
         f"{region}, {size} at {config.roi.spacing_mm:g} mm",
         str(config.batch_size),
         str(config.max_steps),
-        f"mean of {one.parts}" if one.parts > 1 else "1",
+        _networks(one),
         _sources(config.sources),
         one.why,
     )
+
+
+def _networks(one: Round) -> str:
+    own = f"mean of {one.parts}" if one.parts > 1 else "1"
+    return f"{own}, and of the parent's" if one.with_parent else own
 
 
 def _sources(shares: SourceShares) -> str:

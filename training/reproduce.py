@@ -103,9 +103,11 @@ def reproduce(
                 train(config, options, name=name)
     weights = {name: paths[0] for name, paths in networks.items()}
     for one in chain:
-        if one.parts > 1:
-            weights[one.name] = out / "runs" / one.name / f"{one.config.stage}.safetensors"
-            average_weights(networks[one.name], weights[one.name])
+        averaged = networks[one.parent] * one.with_parent if one.parent is not None else []
+        averaged = [*averaged, *networks[one.name]]
+        if len(averaged) > 1:
+            weights[one.name] = out / "runs" / one.name / f"mean-{one.config.stage}.safetensors"
+            average_weights(averaged, weights[one.name])
     last = {one.config.stage: weights[one.name] for one in chain}
     for stage, path in last.items():
         shutil.copyfile(path, out / f"{stage}.safetensors")

@@ -40,7 +40,7 @@ class Method:
     max_bone_share: float = 0.1
     tumor_margin_vox: int | None = 32
     mirror: bool = True
-    min_mean_tumor_probability: float = 0.6
+    min_mean_tumor_probability: float = 0.62
     min_tumor_share: float = 0.25
     max_cyst_hu: float = 20.0
     grow_by_tumors: bool = True
