@@ -1,12 +1,18 @@
-"""The benchmark that measures what the kidney network finds."""
+"""The benchmarks that measure what the networks find."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from benchmarks import tumor_evidence
 from benchmarks.structures import IGNORE, View, _print_rules, measure
 from inference.geometry import Roi, RoiSpec
+from inference.method.method import DEFAULT
 from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU
 
+ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (20, 40, 60)
 
 
@@ -47,3 +53,25 @@ def test_the_rules_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["all structures"] == ["1", "216", "1", "180"]  # half of the first is no kidney
     assert lines["mean < 0.95"] == ["0", "0", "1", "180"]
     assert lines["all rules of the method"] == ["0", "0", "1", "180"]
+
+
+def test_the_table_of_tumors_tells_true_pieces_from_false_ones(tmp_path: Path) -> None:
+    """A sample case with its reference, and without one, where every piece counts as false."""
+    case = ROOT / "test_data" / "input" / "case_90000" / "imaging.nii.gz"
+    for name in ("known", "unknown"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "imaging.nii.gz").symlink_to(case)
+    reference = ROOT / "test_data" / "reference" / "prediction_90000.nii.gz"
+    (tmp_path / "known" / "segmentation.nii.gz").symlink_to(reference)
+    done = CliRunner().invoke(tumor_evidence.main, [str(tmp_path), "--weights", str(ROOT / "weights")])
+    assert done.exit_code == 0, done.output
+    pieces = [line.split() for line in done.output.splitlines() if " ml  mean" in line]
+    largest = [
+        max((row for row in pieces if row[0] == name), key=lambda row: float(row[1]))
+        for name in ("known", "unknown")
+    ]
+    assert [float(row[-1]) > 0.8 for row in largest] == [True, False]
+    assert float(largest[0][4]) > DEFAULT.min_mean_tumor_probability
+    false, false_ml, true, true_ml = done.output.splitlines()[-1].split()[2:]
+    assert int(false) + int(true) == len(pieces)
+    assert float(false_ml) >= float(true_ml) > 10
