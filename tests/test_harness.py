@@ -103,6 +103,22 @@ def test_a_toy_that_runs_too_long_is_stopped(image: str, data: DataSet) -> None:
     assert subprocess.run(listing, capture_output=True, check=True).stdout == b""
 
 
+def test_a_container_is_gone_when_a_list_that_works_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = iter([(1, ""), (0, "8abb1c0dde4e\n"), (0, "")])
+    asked: list[str] = []
+
+    def answer(*arguments: str) -> subprocess.CompletedProcess[str]:
+        asked.append(arguments[0])
+        code, text = next(lists) if arguments[0] == "ps" else (0, "")
+        return subprocess.CompletedProcess(arguments, code, text)
+
+    monkeypatch.setattr(engine, "_engine", answer)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    engine._remove("harness-1", ended)
+    assert asked == ["ps", "rm", "ps", "rm", "ps"]
+
+
 def test_a_toy_that_eats_memory_is_killed(image: str, data: DataSet) -> None:
     limits = Limits(seconds=SECONDS, memory=LITTLE_MEMORY)
     result = try_container(toy(image, "eats_memory"), "batch", data, limits)

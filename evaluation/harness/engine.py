@@ -155,7 +155,10 @@ def _remove(name: str, process: "subprocess.Popen[bytes]") -> None:
             process.wait(1)
     until = time.monotonic() + REMOVAL_SECONDS
     listing = ("ps", "--all", "--quiet", "--filter", f"name={name}")  # the last to know
-    while _engine(*listing).stdout.strip() and time.monotonic() < until:
+    while time.monotonic() < until:
+        listed = _engine(*listing)
+        if listed.returncode == 0 and not listed.stdout.strip():
+            return  # a list that fails, as beside other removals, says nothing
         _engine("rm", "--force", name)
         time.sleep(0.2)
 
