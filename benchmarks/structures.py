@@ -10,6 +10,7 @@ each tile along z is listed too.
 
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -205,12 +206,10 @@ def main(cts: Path, truth: Path | None, weights: Path, csv_path: Path | None, on
     names = [field.name for field in fields(Structure)]
     click.echo("  ".join([f"{names[0]:26}", *(f"{name:>9}" for name in names[1:])]))
     rows: list[Structure] = []
-    for case in find_cases(cts):
-        name = case.name.removeprefix("prediction_")
+    for name, source, reference in with_references(cts, truth):
         if only in name:
-            path = case.source.with_name(KITS19_SEGMENTATION) if truth is None else truth / case.source.name
             is_empty = index.get(name, {}).get("labels", "").startswith("no kidney")
-            found = structures_of(name, case.source, cascade, path if path.is_file() else None, is_empty)
+            found = structures_of(name, source, cascade, reference, is_empty)
             rows += found
             for row in found:
                 click.echo(_line(row))
@@ -221,6 +220,13 @@ def main(cts: Path, truth: Path | None, weights: Path, csv_path: Path | None, on
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(asdict(row) for row in rows)
+
+
+def with_references(cts: Path, truth: Path | None) -> Iterator[tuple[str, Path, Path | None]]:
+    """Name, CT and reference label map, if there is one, of each case (see above for where it lies)."""
+    for case in find_cases(cts):
+        path = case.source.with_name(KITS19_SEGMENTATION) if truth is None else truth / case.source.name
+        yield case.name.removeprefix("prediction_"), case.source, path if path.is_file() else None
 
 
 def structures_of(

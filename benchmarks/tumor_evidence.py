@@ -15,6 +15,7 @@ import click
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.structures import with_references
 from inference import load_cascade
 from inference.formats.ct import read_ct
 from inference.geometry import TUMOR, resample
@@ -22,7 +23,6 @@ from inference.method.method import DEFAULT
 from inference.method.postprocess import CONNECTIVITY_26, keep_tumors
 from inference.method.segment import segment
 from inference.networks.cascade import Cascade
-from inference.runner.cases import KITS19_SEGMENTATION, find_cases
 
 ALL = replace(DEFAULT, min_mean_tumor_probability=0.0)
 MEANS = (0.5, 0.55, 0.6, 0.65, 0.7)
@@ -53,11 +53,9 @@ def main(cts: Path, truth: Path | None, weights: Path, threshold: float | None, 
         metadata = replace(cascade.tumor_metadata, threshold=threshold)
         cascade = replace(cascade, tumor_metadata=metadata)
     rows: list[Piece] = []
-    for case in find_cases(cts):
-        name = case.name.removeprefix("prediction_")
+    for name, source, reference in with_references(cts, truth):
         if any(part in name for part in only):
-            path = case.source.with_name(KITS19_SEGMENTATION) if truth is None else truth / case.source.name
-            for piece in pieces_of(name, case.source, cascade, path if path.is_file() else None):
+            for piece in pieces_of(name, source, cascade, reference):
                 rows.append(piece)
                 click.echo(f"{name:26.26}{piece.ml:8.1f} ml  mean {piece.mean:.2f}  true {piece.true:.2f}")
     true = [row for row in rows if row.true > 0.5]

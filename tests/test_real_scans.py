@@ -256,6 +256,8 @@ def test_kidney_scores_by_hand() -> None:
     n_kidney, n_tumor = (labels == KIDNEY).sum(), (labels == TUMOR).sum()  # the tumor is dark: missed
     assert score.dsc == pytest.approx(2 * n_kidney / (2 * n_kidney + n_tumor))
     assert score.false_ml == 0
+    (score,) = score_kidneys(brighter_than(100), [one], ROI, CPU, threshold=0.9)  # type: ignore[arg-type]
+    assert score.dsc == 0  # no logit is above 2.2
     background = scan(labels=np.where(labels == IGNORE, IGNORE, 0).astype(np.uint8), has_kidney=False)
     (score,) = score_kidneys(brighter_than(100), [background], ROI, CPU)  # type: ignore[arg-type]
     assert isnan(score.dsc)

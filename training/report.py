@@ -51,17 +51,11 @@ class ScanValidation(Callback):
             pl_module.log(name, value, prog_bar=True)
 
     def _scores(self, module: lightning.LightningModule) -> list[ScanScore]:
-        roi, device = self.config.roi, module.device
+        roi, device, threshold = self.config.roi, module.device, self.config.threshold
         if self.config.stage == "kidney":
-            return score_kidneys(module, self.scans, roi, device)
-        return score_tumors(
-            module,
-            self.scans,
-            roi,
-            device,
-            margin_vox=self.config.loss.margin_vox,
-            threshold=self.config.threshold,
-        )
+            return score_kidneys(module, self.scans, roi, device, threshold=threshold)
+        margin_vox = self.config.loss.margin_vox
+        return score_tumors(module, self.scans, roi, device, margin_vox=margin_vox, threshold=threshold)
 
 
 class EpochTable(Callback):

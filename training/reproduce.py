@@ -103,8 +103,8 @@ def reproduce(
                 train(config, options, name=name)
     weights = {name: paths[0] for name, paths in networks.items()}
     for one in chain:
-        averaged = networks[one.parent] * one.with_parent if one.parent is not None else []
-        averaged = [*averaged, *networks[one.name]]
+        before = networks[one.parent] if one.parent is not None and one.with_parent else []
+        averaged = [*before, *networks[one.name]]
         if len(averaged) > 1:
             weights[one.name] = out / "runs" / one.name / f"mean-{one.config.stage}.safetensors"
             average_weights(averaged, weights[one.name])

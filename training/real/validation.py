@@ -69,22 +69,29 @@ def summarise(scores: Sequence[ScanScore]) -> Summary:
 
 @torch.no_grad()
 def score_kidneys(
-    logits: Logits, scans: Sequence[Scan], roi: RoiSpec, device: torch.device
+    logits: Logits,
+    scans: Sequence[Scan],
+    roi: RoiSpec,
+    device: torch.device,
+    *,
+    threshold: float = 0.5,
 ) -> list[ScanScore]:
-    """The kidney network on overlapping tiles along z, threshold 0.5, without components of 10 cm³ or less.
+    """The kidney network on overlapping tiles along z, without components of 10 cm³ or less.
 
     Args:
         logits: the network.
         scans: on the network's own spacing.
         roi: its grid.
         device: where it runs.
+        threshold: probability above which a voxel counts.
     """
+    least = log(threshold / (1 - threshold))
     scores = []
     for scan in scans:
         found = np.zeros(scan.grey.shape, dtype=bool)
         for start in _tiles(scan.grey.shape, roi):
             image, box, inner = _cut(scan, start, roi.shape_vox, roi)
-            tile = (logits(image.to(device)[None, None])[0, 0] > 0).cpu().numpy()
+            tile = (logits(image.to(device)[None, None])[0, 0] > least).cpu().numpy()
             found[box] |= tile[inner]
         found = keep_kidneys(found, scan.spacing_mm**3).ids > 0
         scores.append(_score(scan, found, scan.labels, scan.has_kidney))
