@@ -33,6 +33,8 @@ from inference.runner.cases import KITS19_SEGMENTATION, find_cases
 
 IGNORE = 255
 SURE = 0.9
+CUT_MM = 3.0
+"""What ends so near to the end of the scan is cut by it."""
 TISSUE_HU = -160.0
 """Above this is no air."""
 MEANS, CENTRAL_ML = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98), (250, 500)
@@ -50,6 +52,7 @@ class Structure:
         posterior: of its centre, between the front (0) and the back (1) of the body in the same slices.
         lateral: of its centre, from the patient's right side (−1) over the middle (0) to the left one (1).
         end_mm: between it and the nearer end of the scan along z (0: it reaches it).
+        height_mm: of it, along z.
         edge: share of its voxels in the ROI's outermost two layers: the ROI cuts it.
         air, bone: share of air among its neighbouring voxels; of its own as dense as bone.
         reach_mm: how far it reaches to the left or right of the CT's middle.
@@ -69,6 +72,7 @@ class Structure:
     posterior: float
     lateral: float
     end_mm: float
+    height_mm: float
     edge: float
     air: float
     bone: float
@@ -127,7 +131,9 @@ def measure(view: View, threshold: float) -> list[Structure]:
             p10=float(np.percentile(values, 10)), sure=float((values > SURE).mean()),
             posterior=(centre[1] - front) / (back - front),
             lateral=2 * (centre[2] - right) / (left - right) - 1,
-            end_mm=_end_mm(own, box, view), edge=float((~inside_grid[box][own]).mean()),
+            end_mm=_end_mm(own, box, view),
+            height_mm=np.count_nonzero(own.any(axis=(1, 2))) * spacing_mm,
+            edge=float((~inside_grid[box][own]).mean()),
             air=found["air"], bone=found["bone"],
             reach_mm=found["reach_vox"] * spacing_mm, hu=float(np.nanmean(inside_hu)),
             hu_sd=float(np.nanstd(inside_hu)), other_mm=other_mm, other_ml=other_ml,
@@ -260,6 +266,7 @@ def _print_rules(rows: list[Structure]) -> None:
     dropped |= {f"central, above {ml} ml": [row for row in central if row.ml > ml] for ml in CENTRAL_ML}
     dropped[f"air > {DEFAULT.max_air_contact}"] = [row for row in known if row.air > DEFAULT.max_air_contact]
     dropped[f"bone > {DEFAULT.max_bone_share}"] = [row for row in known if row.bone > DEFAULT.max_bone_share]
+    dropped[f"alone, cut, < {DEFAULT.min_lone_mm:.0f} mm"] = [row for row in known if _is_lone_piece(row)]
     dropped["all rules of the method"] = [row for row in known if not _is_kept(row)]
     click.echo(f"\n{'dropped by':28}{'false ones':>12}{'ml':>8}{'kidneys, ignored ones':>24}{'ml':>8}")
     for name, found in dropped.items():
@@ -274,14 +281,22 @@ def _is_kept(row: Structure) -> bool:
     is_central = row.reach_mm < CENTRAL_MM and row.ml * 1000 > DEFAULT.max_central_mm3
     is_sure = row.mean >= DEFAULT.min_mean_probability
     is_soft = row.air <= DEFAULT.max_air_contact and row.bone <= DEFAULT.max_bone_share
-    return is_sure and is_soft and not is_central
+    return is_sure and is_soft and not is_central and not _is_lone_piece(row)
+
+
+def _is_lone_piece(row: Structure) -> bool:
+    return row.other_mm is None and row.end_mm < CUT_MM and row.height_mm < DEFAULT.min_lone_mm
 
 
 def _line(row: Structure) -> str:
     cells = [f"{row.scan:26.26}", f"{row.view:>9}"]
     for field in fields(Structure)[2:]:
         value = getattr(row, field.name)
-        digits = 0 if field.name in ("ml", "end_mm", "reach_mm", "hu", "hu_sd", "other_mm", "other_ml") else 3
+        digits = (
+            0
+            if field.name in ("ml", "end_mm", "height_mm", "reach_mm", "hu", "hu_sd", "other_mm", "other_ml")
+            else 3
+        )
         cells.append(" " * 8 + "–" if value is None else f"{value:9.{digits}f}")
     return "  ".join(cells)
 

@@ -102,6 +102,35 @@ def test_a_false_structure_takes_no_kidneys_place_among_the_three() -> None:
     assert not (literal.ids > 0)[kidneys].any()  # three larger ones
 
 
+def shown_from(first: int, *organs: NDArray[np.bool_], method: Method = DEFAULT) -> int:
+    """How many structures are left in a scan that begins with this slice."""
+    mask = np.logical_or.reduce(organs)
+    mask[:first] = False
+    hu = np.where(mask, KIDNEY_HU, FAT_HU).astype(np.float32)
+    hu[:first] = np.nan
+    return len(segment_kidneys(np.where(mask, SURE, 0), hu, metadata("kidney", SPEC), method).boxes)
+
+
+def test_half_a_structure_that_the_scan_cuts_is_no_kidney_if_it_is_alone() -> None:
+    one, other = organ((141, 170, 65), 40), organ((141, 170, -65), 40)  # from slice 17 to slice 30
+    assert shown_from(22, one) == 0  # nine slices are left: 54 mm
+    assert shown_from(22, one, method=PAPER) == 1
+    assert shown_from(21, one) == 1  # 60 mm
+    assert shown_from(22, one, other) == 2
+    # the same at the other end
+    mask, hu = one[::-1].copy(), np.full(SPEC.shape_vox, FAT_HU, dtype=np.float32)
+    mask[48 - 22 :], hu[48 - 22 :] = False, np.nan
+    probability = np.where(mask, SURE, 0).astype(np.float32)
+    assert not segment_kidneys(probability, hu, metadata("kidney", SPEC)).boxes
+    assert segment_kidneys(probability, np.nan_to_num(hu), metadata("kidney", SPEC)).boxes
+
+
+def test_a_small_structure_that_the_scan_does_not_cut_may_be_alone() -> None:
+    small = organ((141, 170, 65), 25)  # 48 mm, from slice 20 to slice 27
+    assert shown_from(18, small) == 1  # two slices of fat between
+    assert shown_from(19, small) == 0  # what the network left out of its last slice is no gap
+
+
 # --- what must never be dropped ----------------------------------------------------------------------------
 
 

@@ -98,13 +98,13 @@ def kept_tumors(
     min_vox: float = 0.0,
     hu: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """`keep_tumors` with a quarter as the least share; HU of 60 unless given."""
+    """`keep_tumors`; HU of 60 unless given."""
     metadata = WeightsMetadata("tumor", RoiSpec(), 8, threshold=threshold, min_tumor_mm3=8 * min_vox)
     hu = np.full(tumor.shape, 60, np.float32) if hu is None else hu
     return keep_tumors(tumor, kidneys, hu, metadata, DEFAULT)
 
 
-def test_a_piece_whose_inside_is_fluid_is_a_cyst_and_no_measure_for_others() -> None:
+def test_a_piece_whose_inside_is_fluid_is_a_cyst() -> None:
     """A cyst of 125 voxels whose border is as bright as the kidney, and a tumor of 27 in the same kidney."""
     kidneys = keep_kidneys(np.ones((7, 7, 16), dtype=bool), BIG_VOXEL_MM3)
     tumor = np.zeros((7, 7, 16), dtype=np.float32)
@@ -112,17 +112,13 @@ def test_a_piece_whose_inside_is_fluid_is_a_cyst_and_no_measure_for_others() -> 
     hu = np.full(tumor.shape, 120, np.float32)
     without_cyst = tumor.copy()
     without_cyst[1:6, 1:6, 1:6] = 0
-    for inside_hu, expected in ((19.0, without_cyst), (21.0, None), (-9.0, without_cyst), (-11.0, None)):
+    for inside_hu, expected in ((19.0, without_cyst), (21.0, tumor), (-9.0, without_cyst), (-11.0, tumor)):
         hu[2:5, 2:5, 2:5] = inside_hu
-        kept = kept_tumors(tumor, kidneys, 0.5, hu=hu)
-        if expected is None:  # the smaller one is less than a quarter of it
-            expected = tumor.copy()
-            expected[2:5, 2:5, 10:13] = 0
-        np.testing.assert_array_equal(kept, expected)
+        np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5, hu=hu), expected)
 
 
-def test_a_doubtful_piece_is_dropped_and_no_measure_for_others() -> None:
-    """Means of 0.61 and 0.63 above the threshold of 0.3; the first would be four times as large."""
+def test_a_doubtful_piece_is_dropped() -> None:
+    """Means of 0.61 and 0.63 above the threshold of 0.3."""
     kidneys = keep_kidneys(np.ones((7, 7, 16), dtype=bool), BIG_VOXEL_MM3)
     tumor = np.zeros((7, 7, 16), dtype=np.float32)
     tumor[1:6, 1:6, 1:6] = 0.61
@@ -160,31 +156,16 @@ def test_the_paper_knows_no_cysts() -> None:
         np.testing.assert_array_equal(kept, tumor)
 
 
-def test_small_pieces_beside_a_large_tumor_are_dropped() -> None:
+def test_pieces_smaller_than_the_weights_ask_for_are_dropped() -> None:
     kidneys = keep_kidneys(np.ones((5, 5, 12), dtype=bool), BIG_VOXEL_MM3)
     tumor = np.full((5, 5, 12), 0.1, dtype=np.float32)
-    tumor[0, 0, :8] = 0.9  # eight voxels
-    tumor[2, 0, 0:2] = 0.8  # a quarter of it stays
-    tumor[4, 0, 0] = 0.99  # an eighth does not, however sure
-    tumor[4, 4, 6:8], tumor[3, 3, 8] = 0.7, 0.7  # three, joined at corners, stay
+    tumor[0, 0, :8] = 0.9
+    tumor[2, 0, 0:2] = 0.99  # two voxels, however sure
+    tumor[4, 4, 6:8], tumor[3, 3, 8] = 0.7, 0.7  # three, joined at corners
     expected = tumor.copy()
-    expected[4, 0, 0] = 0
-    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), expected)
-    # at a higher threshold all that is left of the first is one voxel: the others are no longer small
-    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.95), tumor)
-
-
-def test_pieces_are_measured_by_the_largest_of_their_own_kidney() -> None:
-    mask = np.zeros((3, 3, 24), dtype=bool)
-    mask[:, :, :12] = mask[:, :, 16:] = True  # two kidneys
-    kidneys = keep_kidneys(mask, BIG_VOXEL_MM3)
-    tumor = np.zeros(mask.shape, dtype=np.float32)
-    tumor[:, :, 0:9] = 1  # 81 voxels in the first
-    tumor[0, 0, 11] = 1  # one beside it goes
-    tumor[0, 0, 23] = 1  # one alone in the second stays
-    expected = tumor.copy()
-    expected[0, 0, 11] = 0
-    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), expected)
+    expected[2, 0, 0:2] = 0
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5, min_vox=3), expected)
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5, min_vox=2), tumor)
 
 
 def test_a_tumor_that_overlaps_two_kidneys_is_kept_for_either() -> None:
@@ -193,12 +174,11 @@ def test_a_tumor_that_overlaps_two_kidneys_is_kept_for_either() -> None:
     kidneys = keep_kidneys(mask, BIG_VOXEL_MM3)
     tumor = np.zeros(mask.shape, dtype=np.float32)
     tumor[0, 0, 0:9] = 1
-    tumor[0, 0, 11:15] = 0.9  # four voxels between them: more than a quarter of nine, alone in the second
-    tumor[0, 0, 20] = 0.8  # a quarter of four
+    tumor[0, 0, 11:15] = 0.9  # four voxels between them
     np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), tumor)
 
 
-def test_a_tumor_away_from_the_kidneys_is_dropped_and_no_measure() -> None:
+def test_a_tumor_away_from_the_kidneys_is_dropped() -> None:
     kidneys = keep_kidneys(mask_of((4, 4, 9), *((0, 0, x) for x in range(9))), BIG_VOXEL_MM3)
     tumor = np.zeros((4, 4, 9), dtype=np.float32)
     tumor[0, 0, 0] = tumor[0, 0, 8] = 1
@@ -211,9 +191,8 @@ def test_a_tumor_is_measured_with_what_lies_out_of_its_kidney() -> None:
     kidneys = keep_kidneys(mask_of((4, 4, 9), *((0, 0, x) for x in range(9))), BIG_VOXEL_MM3)
     tumor = np.zeros((4, 4, 9), dtype=np.float32)
     tumor[0, 0:2, 0:2] = tumor[1, 1, 2] = 1  # two voxels in the kidney, three out of it
-    expected = tumor.copy()
-    tumor[0, 0, 8] = 1  # a half of two, but a fifth of five
-    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5), expected)
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5, min_vox=5), tumor)
+    assert not kept_tumors(tumor, kidneys, 0.5, min_vox=6).any()
 
 
 def test_without_a_tumor_nothing_is_dropped() -> None:

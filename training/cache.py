@@ -22,7 +22,7 @@ SCANS = "scans"
 """Subfolder of a cache."""
 MARGIN_MM = 10.0
 """Background kept around the kidneys of a label map: interpolation and peeling need some, nothing more."""
-SLAB_VOX = 24
+SLAB_VOX = 32
 """A single slice is repeated so often: thick enough for a 3D network."""
 
 Role = Literal["train", "set_aside"]

@@ -33,7 +33,13 @@ def segment_kidneys(
         is_sure = found["mean"] >= method.min_mean_probability
         return is_soft and is_sure and not (is_central and is_large)
 
-    return keep_kidneys(probability > metadata.threshold, spacing_mm**3, is_kidney)
+    kept = keep_kidneys(probability > metadata.threshold, spacing_mm**3, is_kidney)
+    if len(kept.boxes) == 1:
+        z, is_outside = kept.boxes[0][0], np.isnan(hu).all(axis=(1, 2))
+        is_cut = is_outside[max(0, z.start - 2) : z.stop + 2].any()  # it ends where the scan does
+        if is_cut and (z.stop - z.start) * spacing_mm < method.min_lone_mm:
+            return keep_kidneys(np.zeros(hu.shape, dtype=bool), spacing_mm**3)
+    return kept
 
 
 def evidence(own: NDArray[np.bool_], box: Box, probability: Array, hu: Array) -> dict[str, float]:

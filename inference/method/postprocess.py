@@ -65,17 +65,15 @@ def keep_kidneys(
 def keep_tumors(
     tumor: Array, structures: Structures, hu: Array, metadata: WeightsMetadata, method: Method
 ) -> Array:
-    """Probabilities, 0 in doubtful pieces, in cysts, outside the kidneys, and where small beside another.
+    """Probabilities, 0 in pieces that are doubtful, small, a cyst, or outside the kidneys.
 
     Args:
         tumor, structures: probabilities (z, y, x) on the ROI grid, and what `keep_kidneys` kept.
         hu: of the CT on that grid.
         metadata: of the tumor network: its threshold, and the least size of a (26-connected) piece.
-        method: what is doubtful, a cyst, and small (not in the paper).
+        method: what is doubtful, and a cyst (not in the paper).
     """
-    is_tumor = tumor > metadata.threshold
-    pieces, count = ndimage.label(is_tumor, CONNECTIVITY_26)
-    is_kept = np.zeros(count + 1, dtype=bool)
+    pieces, count = ndimage.label(tumor > metadata.threshold, CONNECTIVITY_26)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
         own = pieces[box] == number
@@ -83,10 +81,7 @@ def keep_tumors(
         is_cyst = inner.size and MIN_CYST_HU < inner.mean() < method.max_cyst_hu
         if is_cyst or tumor[box][own].mean() < method.min_mean_tumor_probability:
             sizes[number] = -1
-    for rank, box in enumerate(structures.boxes, start=1):
-        own = np.unique(pieces[box][is_tumor[box] & (structures.ids[box] == rank)])
-        least = max(metadata.min_tumor_vox, method.min_tumor_share * sizes[own].max(initial=0))
-        is_kept[own] |= sizes[own] >= least
+    is_kept = np.isin(range(count + 1), pieces[structures.ids > 0]) & (sizes >= metadata.min_tumor_vox)
     is_kept[0] = True  # what is no tumor
     return np.where(is_kept[pieces], tumor, np.float32(0))
 

@@ -59,7 +59,6 @@ def segment(
     """
     tell = progress or (lambda stage, share: None)
     kidney_metadata, tumor_metadata = cascade.kidney_metadata, cascade.tumor_metadata
-    thresholds = cascade.thresholds
     reach_vox = tumor_metadata.margin_vox if method.grow_by_tumors else 0
     tell("locate", 0.0)
     roi = locate_kidneys(hu, spacing_mm, cascade, method, partial(tell, "locate"))
@@ -75,9 +74,9 @@ def segment(
     cascade.memory.release()  # before the labels take theirs
     tell("restore", 0.0)
     kept = keep_tumors(tumor, structures, roi_hu, tumor_metadata, method)
-    grown, structures = grow_by_tumor(kidney, kept, structures, thresholds, reach_vox=reach_vox)
+    grown, structures = grow_by_tumor(kidney, kept, structures, cascade.thresholds, reach_vox=reach_vox)
     labels, voxels = restore(
-        grown, kept, structures, roi, hu.shape, thresholds, nearest=not method.interpolate
+        grown, kept, structures, roi, hu.shape, cascade.thresholds, nearest=not method.interpolate
     )
     tell("restore", 1.0)
     return SegmentedCt(labels, voxels, roi, kidney, tumor, structures)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from inference.geometry import KIDNEY, TUMOR, Shape
 from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan
+from training.real.depth import draw_cuts, give_depth
 from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
 from training.synthesis.fields import SEED_LIMIT
 from training.synthesis.ranges import Range
@@ -32,6 +33,7 @@ class ScanSampling:
         mirror_share: left and right exchanged.
         rotation_deg: about the (z, y, x) axis, either way.
         tilt_slices_deg: the same about y and x for single slices, which have no depth of their own.
+        rounded_share: of single slices without painted lesions: kidneys and tumors end along z (`depth`).
         scale, stretch: of all axes together, and of each.
         warp_mm, warp_cells: standard deviation of an elastic displacement, and its nodes along a side.
         anywhere_share: of scans longer than the grid: anywhere along z; otherwise at the kidneys' height.
@@ -49,6 +51,7 @@ class ScanSampling:
     mirror_share: float = 0.5
     rotation_deg: tuple[float, float, float] = (15.0, 8.0, 8.0)
     tilt_slices_deg: float = 25.0
+    rounded_share: float = 0.0
     scale: Range = (0.8, 1.25)
     stretch: Range = (0.93, 1.07)
     warp_mm: Range = (0.0, 4.0)
@@ -138,7 +141,11 @@ def draw_scan_sample(
     to_voxel, centre_vox = (
         torch.from_numpy(values.astype(np.float32)) for values in (grid.to_voxel, grid.centre_vox)
     )
-    hu, labels, inside = _interpolate(scan, points @ to_voxel.T + centre_vox)
+    voxels = points @ to_voxel.T + centre_vox
+    if scan.is_slice and not lesions and sampling.rounded_share and rng.random() < sampling.rounded_share:
+        cuts = draw_cuts(scan.labels[0], scan.spacing_mm, rng)
+        voxels = give_depth(voxels, cuts, (scan.grey.shape[0] - 1) / 2)
+    hu, labels, inside = _interpolate(scan, voxels)
     if lesions:
         hu, labels = paint(hu, labels, mm, lesions, sampling.lesions, rng)
     inside = inside & _field_of_view(mm, rng, sampling)
