@@ -35,8 +35,8 @@ def segment_kidneys(
 
     kept = keep_kidneys(probability > metadata.threshold, spacing_mm**3, is_kidney)
     if len(kept.boxes) == 1:
-        z, is_outside = kept.boxes[0][0], np.isnan(hu).all(axis=(1, 2))
-        is_cut = is_outside[max(0, z.start - 2) : z.stop + 2].any()  # it ends where the scan does
+        z = kept.boxes[0][0]
+        is_cut = np.isnan(hu[max(0, z.start - 2) : z.stop + 2]).all(axis=(1, 2)).any()  # by the scan's end
         if is_cut and (z.stop - z.start) * spacing_mm < method.min_lone_mm:
             return keep_kidneys(np.zeros(hu.shape, dtype=bool), spacing_mm**3)
     return kept
