@@ -17,7 +17,7 @@ from training.chain import PRESETS
 from training.config import CropCentres, SourceShares
 from training.data import Mixture, RealScans
 from training.real.augment import UNVARIED, ScanSampling, draw_scan_sample, smooth
-from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
+from training.real.lesions import Kind, Lesion, LesionRanges, draw_lesions, draw_mass, paint, push_aside
 from training.real.validation import ScanScore, score_kidneys, score_tumors, summarise
 from training.synthetic import SyntheticPatients, normalise_hu
 
@@ -126,7 +126,7 @@ def test_smoothing_keeps_a_constant_and_the_sum() -> None:
 
 def lesion(**changes: object) -> Lesion:
     made = Lesion(
-        is_tumor=True,
+        kind="tumor",
         centre_mm=np.zeros(3),
         radius_mm=12.0,
         stretch=np.ones(3),
@@ -142,17 +142,15 @@ def axes(n: int = 41, spacing_mm: float = 1.0) -> list[Tensor]:
     return [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * spacing_mm for _ in range(3)]
 
 
-@pytest.mark.parametrize(("is_tumor", "label"), [(True, TUMOR), (False, KIDNEY)])
-def test_a_painted_ball_has_its_volume_and_label(is_tumor: bool, label: int) -> None:
+@pytest.mark.parametrize(("kind", "label"), [("tumor", TUMOR), ("cyst", KIDNEY)])
+def test_a_painted_ball_has_its_volume_and_label(kind: Kind, label: int) -> None:
     mm = axes()
     hu = torch.full((41,) * 3, -100.0)
     labels = torch.zeros((41,) * 3, dtype=torch.uint8)
     labels[:, :, :20] = KIDNEY  # half of the ball grows out of the kidney
     hu[labels == KIDNEY] = 180.0
     before = labels.clone()
-    found, after = paint(
-        hu, labels, mm, [lesion(is_tumor=is_tumor)], LesionRanges(), np.random.default_rng(0)
-    )
+    found, after = paint(hu, labels, mm, [lesion(kind=kind)], LesionRanges(), np.random.default_rng(0))
     ball = 4 / 3 * pi * 12**3
     inside = (
         sum(a.square().reshape(s) for a, s in zip(mm, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True))
@@ -165,6 +163,57 @@ def test_a_painted_ball_has_its_volume_and_label(is_tumor: bool, label: int) -> 
     assert int((changed & ~inside).sum()) < 0.25 * ball  # the soft edge alone
 
 
+def test_a_mass_is_no_kidney_and_covers_no_ignored_voxel() -> None:
+    mm = axes()
+    hu, labels = torch.full((41,) * 3, 30.0), torch.zeros((41,) * 3, dtype=torch.uint8)
+    labels[20, 20, 22:25] = IGNORE
+    ranges = replace(
+        LesionRanges(), mass_hu=(120.0, 120.0), texture_hu=(1.0, 1.0), necrosis_share=0, rim_share=0
+    )
+    found, after = paint(hu, labels, mm, [lesion(kind="mass")], ranges, np.random.default_rng(0))
+    assert torch.equal(after, labels)
+    assert float(found[16:25, 16:25, 16:25].mean()) == pytest.approx(120, abs=3)
+    assert float(found[20, 20, 2]) == 30
+
+
+def test_masses_lie_in_soft_tissue_away_from_the_kidneys() -> None:
+    shape = (60, 60, 60)
+    labels, hu = np.zeros(shape, dtype=np.uint8), np.full(shape, -100.0)
+    labels[:20] = KIDNEY
+    hu[:, :, :40] = 50.0
+    one = scan(grey=to_grey(hu), labels=labels)
+    ranges = replace(LesionRanges(), mass_radius_mm=(15.0, 20.0))
+    found = [
+        mass
+        for seed in range(30)
+        for mass in draw_mass(
+            one, np.random.default_rng(seed), ranges, lambda at: at * 3.0 - 90, np.full(3, 180.0)
+        )
+    ]
+    assert len(found) > 20
+    assert {mass.kind for mass in found} == {"mass"}
+    for mass in found:
+        z, _, x = (mass.centre_mm + 90) / 3
+        assert x < 40
+        assert (z - 19) * 3 > mass.radius_mm * mass.stretch.max() + 15
+    # no place: all of it is fat, or kidney
+    for other in (
+        scan(grey=to_grey(np.full(shape, -100.0)), labels=labels),
+        scan(grey=one.grey, labels=labels * 0 + 1),
+    ):
+        assert not draw_mass(
+            other, np.random.default_rng(0), ranges, lambda at: at * 3.0 - 90, np.full(3, 180.0)
+        )
+
+
+def test_scans_without_a_kidney_may_show_a_mass() -> None:
+    one = scan(labels=np.zeros(SHAPE, dtype=np.uint8), grey=to_grey(np.full(SHAPE, 40.0)), has_kidney=False)
+    plain, _, _ = draw(one)
+    with_mass, labels, _ = draw(one, replace(UNVARIED, mass_share=1.0))
+    assert ((with_mass - plain).abs() > 3).any()
+    assert not labels.any()
+
+
 def test_a_cyst_is_fluid_and_a_tumor_follows_its_kidney() -> None:
     mm, ranges = axes(), replace(LesionRanges(), dense_cyst_share=0.0)
     hu, labels = torch.full((41,) * 3, 180.0), torch.ones((41,) * 3, dtype=torch.uint8)
@@ -172,7 +221,7 @@ def test_a_cyst_is_fluid_and_a_tumor_follows_its_kidney() -> None:
     ratios = []
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        cyst, _ = paint(hu, labels.clone(), mm, [lesion(is_tumor=False)], ranges, rng)
+        cyst, _ = paint(hu, labels.clone(), mm, [lesion(kind="cyst")], ranges, rng)
         assert ranges.cyst_hu[0] - 1 <= float(cyst[core].mean()) <= ranges.cyst_hu[1] + 1
         plain = replace(ranges, necrosis_share=0.0, texture_hu=(1.0, 1.001))
         tumor, _ = paint(hu, labels.clone(), mm, [lesion()], plain, rng)

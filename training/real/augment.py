@@ -17,7 +17,7 @@ from torch.nn import functional
 from inference.geometry import KIDNEY, TUMOR, Shape
 from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan
 from training.real.depth import draw_cuts, give_depth
-from training.real.lesions import Lesion, LesionRanges, draw_lesions, paint, push_aside
+from training.real.lesions import Lesion, LesionRanges, draw_lesions, draw_mass, paint, push_aside
 from training.synthesis.fields import SEED_LIMIT
 from training.synthesis.ranges import Range
 
@@ -34,6 +34,7 @@ class ScanSampling:
         rotation_deg: about the (z, y, x) axis, either way.
         tilt_slices_deg: the same about y and x for single slices, which have no depth of their own.
         rounded_share: of single slices without painted lesions: kidneys and tumors end along z (`depth`).
+        mass_share: of scans: a mass is painted beside the kidneys, or where there is none.
         scale, stretch: of all axes together, and of each.
         warp_mm, warp_cells: standard deviation of an elastic displacement, and its nodes along a side.
         anywhere_share: of scans longer than the grid: anywhere along z; otherwise at the kidneys' height.
@@ -52,6 +53,7 @@ class ScanSampling:
     rotation_deg: tuple[float, float, float] = (15.0, 8.0, 8.0)
     tilt_slices_deg: float = 25.0
     rounded_share: float = 0.0
+    mass_share: float = 0.0
     scale: Range = (0.8, 1.25)
     stretch: Range = (0.93, 1.07)
     warp_mm: Range = (0.0, 4.0)
@@ -126,10 +128,11 @@ def draw_scan_sample(
     """
     grid = _place_grid(scan, rng, sampling, shape_vox, spacing_mm, centre)
     lesions: list[Lesion] = []
+    place = (scan, rng, sampling.lesions, grid.to_sample_mm, np.asarray(shape_vox) * spacing_mm)
+    if sampling.mass_share and not scan.is_slice and rng.random() < sampling.mass_share:
+        lesions += draw_mass(*place)
     if painted and scan.has_kidney:
-        lesions = draw_lesions(
-            scan, rng, sampling.lesions, grid.to_sample_mm, np.asarray(shape_vox) * spacing_mm
-        )
+        lesions += draw_lesions(*place)
     mm = [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * spacing_mm for n in shape_vox]
     points = torch.stack(torch.meshgrid(*mm, indexing="ij"), dim=-1)  # (D, H, W, zyx) mm about the centre
     points = push_aside(points, lesions)
