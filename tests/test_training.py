@@ -36,7 +36,7 @@ from training.config import AS_THEY_ARE, LossConfig, SamplingConfig, SourceShare
 from training.data import CachedSamples, EpochSampler, Patients, split_cases
 from training.module import Segmentation, checkpoint_activations
 from training.prepare import prepare
-from training.reproduce import reproduce
+from training.reproduce import averaged_rounds, reproduce
 from training.synthetic import SyntheticPatients, coarsen, draw_label_map, edit_labels, place_patient
 from training.train import RunOptions, _callbacks, bearable_precision, train
 
@@ -611,6 +611,10 @@ def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each
     mean = load_weights(out / "kidney.safetensors", "kidney").tensors["head.bias"]
     four = [tensors["head.bias"] for tensors in (one, two, *others)]
     np.testing.assert_allclose(mean, sum(four) / 4, rtol=1e-6)
+    third = replace(second, name="third", parent="second")
+    rounds = (first, second, third)
+    assert averaged_rounds(third, rounds) == [first.name, "second", "third"]
+    assert averaged_rounds(replace(third, with_parent=False), rounds) == ["third"]
 
 
 def test_cases_that_are_tested_on_are_neither_synthesised_nor_shown_in_slices(tmp_path: Path) -> None:
@@ -646,8 +650,8 @@ def test_the_shipped_networks_are_those_of_the_chain() -> None:
         last = next(one for one in reversed(CHAIN) if one.config.stage == stage)
         metadata = load_weights(WEIGHTS_FOLDERS[-1] / f"{stage}.safetensors", stage).metadata  # type: ignore[arg-type]
         assert metadata.provenance["preset"] == last.name
-        before = [last.parent] * last.parts * last.with_parent
-        assert metadata.provenance["mean_of"] == " + ".join([*before, *[last.name] * last.parts])  # type: ignore[list-item]
+        mean = [name for name in averaged_rounds(last, CHAIN) for _ in range(last.parts)]
+        assert metadata.provenance["mean_of"] == " + ".join(mean)
         assert (metadata.margin_vox, metadata.mirror) == (last.config.loss.margin_vox, last.config.mirror)
         assert metadata.min_tumor_mm3 == last.config.min_tumor_mm3
         assert metadata.threshold == last.config.threshold

@@ -45,7 +45,7 @@ class Round:
         why: what the round is for, for the documents.
         parts: it is trained so often, each time without another part of the labelled scans, and the mean of
             these networks is kept: every labelled scan is unseen by one of them.
-        with_parent: the mean takes in the parent's networks, too: surer than either round.
+        with_parent: the mean takes in what the parent's does, too: surer than either round.
     """
 
     name: str

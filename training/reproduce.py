@@ -103,8 +103,8 @@ def reproduce(
                 train(config, options, name=name)
     weights = {name: paths[0] for name, paths in networks.items()}
     for one in chain:
-        before = networks[one.parent] if one.parent is not None and one.with_parent else []
-        averaged = [*before, *networks[one.name]]
+        means = [networks[name] for name in averaged_rounds(one, chain)]
+        averaged = [path for paths in means for path in paths]
         if len(averaged) > 1:
             weights[one.name] = out / "runs" / one.name / f"mean-{one.config.stage}.safetensors"
             average_weights(averaged, weights[one.name])
@@ -113,6 +113,12 @@ def reproduce(
         shutil.copyfile(path, out / f"{stage}.safetensors")
     _write_checksums(out, sorted(last))
     return [_compare(stage, out, shipped) for stage in last]
+
+
+def averaged_rounds(one: Round, chain: Sequence[Round]) -> list[str]:
+    """The rounds whose networks a round's mean takes in, its own last."""
+    before = next((other for other in chain if one.with_parent and other.name == one.parent), None)
+    return [*(averaged_rounds(before, chain) if before else []), one.name]
 
 
 def waves(chain: Sequence[Round]) -> Iterator[list[Round]]:
