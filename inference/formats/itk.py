@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,9 +74,20 @@ def itk_name(path: Path) -> str:
     return str(path)
 
 
-def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
-    """Write labels, compressed; `stored` has the CT's own axis order (i, j, k)."""
-    image = to_image(stored, native)
+def write(
+    path: Path,
+    stored: NDArray[np.uint8],
+    native: NativeGrid,
+    fields: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write labels, compressed; `stored` has the CT's own axis order (i, j, k), `fields` go into the header.
+
+    Raises:
+        OSError: the file cannot be written, or not whole.
+    """
+    image = _to_image(stored, native)
+    for key, value in fields.items():
+        image.SetMetaData(key, value)
     try:
         sitk.WriteImage(image, itk_name(path), useCompression=True)
         # ITK does not notice a disk that is full only when the last bytes leave its buffer
@@ -83,7 +96,12 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
         raise OSError(f"{path.name}: not written whole, as on a full disk") from error
 
 
-def to_image(stored: NDArray[np.uint8], native: NativeGrid) -> sitk.Image:
+def is_nrrd(path: Path) -> bool:
+    """Whether a file is called as NRRD is; else it is MetaImage."""
+    return path.suffix.lower() in NRRD_SUFFIXES
+
+
+def _to_image(stored: NDArray[np.uint8], native: NativeGrid) -> sitk.Image:
     """Labels in the CT's own axis order (i, j, k) as an ITK image on its grid."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(stored.transpose(2, 1, 0)))
     spacing = np.linalg.norm(native.affine[:3, :3], axis=0)
@@ -91,11 +109,6 @@ def to_image(stored: NDArray[np.uint8], native: NativeGrid) -> sitk.Image:
     image.SetDirection((TO_RAS @ (native.affine[:3, :3] / spacing)).ravel().tolist())
     image.SetOrigin((TO_RAS @ native.affine[:3, 3]).tolist())
     return image
-
-
-def is_nrrd(path: Path) -> bool:
-    """Whether a file is called as NRRD is; else it is MetaImage."""
-    return path.suffix.lower() in NRRD_SUFFIXES
 
 
 def _find_body(path: Path) -> Body:

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import apply_orientation
 
-from . import simpleitk as sitk
-from .itk import itk_name, to_image
+from . import itk
 from .segments import COLOURS, KIDNEY_CODE, SIDE_CODES, TYPE_CODES, Code, Segment, Segments
 from .staging import staged
 from .volume import NativeGrid
@@ -33,19 +32,8 @@ def write_segmentation_nrrd(path: Path, segments: Segments, native: NativeGrid) 
         OSError: the output cannot be written (no right, no space).
     """
     stored = apply_orientation(segments.numbers, native.from_canonical)
-    image = to_image(stored, native)
-    for key, value in _fields(segments).items():
-        image.SetMetaData(key, value)
     with staged(path) as partial:
-        try:
-            sitk.WriteImage(image, itk_name(partial), useCompression=True)
-            # ITK does not notice a disk that is full only when the last bytes leave its buffer
-            written = sitk.GetArrayFromImage(sitk.ReadImage(itk_name(partial)))
-            is_whole = np.array_equal(written, stored.T)
-        except RuntimeError as error:
-            raise OSError(f"{path.name}: not written whole, as on a full disk") from error
-        if not is_whole:
-            raise OSError(f"{path.name}: not written whole, as on a full disk")
+        itk.write(partial, stored, native, _fields(segments))
 
 
 def label_descriptions() -> str:
