@@ -98,6 +98,13 @@ _KIDNEY_LONGER = replace(
     scans=ScanSampling(mirror_share=0.3, shortened_share=0.3, thick_share=0.35),
     seed=43,
 )
+_KIDNEY_MASSES = replace(
+    _KIDNEY_LONGER,
+    sources=SourceShares(synthetic=0.16, labelled=0.26, painted=0.14, background=0.32, slices=0.12),
+    max_epochs=83,
+    scans=replace(_KIDNEY_LONGER.scans, rounded_share=1.0, mass_share=0.35),
+    seed=73,
+)
 _TUMOR_SCANS = replace(
     _KIDNEY_SCANS,
     stage="tumor",
@@ -163,6 +170,14 @@ CHAIN = (
         _KIDNEY_LONGER,
         "more of the same; more scans that end early, and more thick slices",
         parts=2,
+    ),
+    Round(
+        "kidney-masses",
+        "kidney-longer",
+        _KIDNEY_MASSES,
+        "masses painted away from the kidneys are background; kidneys in single slices end along z",
+        parts=2,
+        with_parent=True,
     ),
     Round(
         "tumor-scans",
