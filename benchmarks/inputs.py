@@ -70,7 +70,7 @@ def make_weights(folder: Path, *, side_vox: int = 168, spacing_mm: float = 2.0) 
     return folder
 
 
-def _pass_on(threshold: float, *, sharpness: float = 40.0) -> VNet:
+def _pass_on(threshold: float, *, sharpness: float = 80.0) -> VNet:
     torch.manual_seed(0)
     model = VNet()
     first, second = (block[0] for block in model.encoder[0])

@@ -57,8 +57,8 @@ def test_report_csv_page_and_label_maps_say_the_same(samples: Path) -> None:
             assert sum(part["ml"] for part in parts) == pytest.approx(ml, abs=0.02)
             listed = [r for r in rows if (r["case"], r["kind"]) == (case["name"], name)]
             assert [float(r["ml"]) for r in listed] == [part["ml"] for part in parts]
-        assert run_rows[case["name"]][2] == str(case["kidney_ml"])
-        assert run_rows[case["name"]][5] == str(case["tumor_ml"])
+        assert float(run_rows[case["name"]][2]) == case["kidney_ml"]
+        assert float(run_rows[case["name"]][5]) == case["tumor_ml"]
         # measured once more on the label map alone
         ct = read_ct(Path(case["source"]))
         again = measure(ct, labels.hu.astype(np.uint8), take_apart(labels.hu.astype(np.uint8), ct.spacing_mm))
