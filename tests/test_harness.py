@@ -119,6 +119,21 @@ def test_a_container_is_gone_when_a_list_that_works_says_so(monkeypatch: pytest.
     assert asked == ["ps", "rm", "ps", "rm", "ps"]
 
 
+def test_a_container_ends_before_it_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    running = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+
+    def answer(*arguments: str) -> subprocess.CompletedProcess[str]:
+        asked.append(arguments[0])
+        if asked == ["kill", "kill"]:  # the first came before it was started
+            running.kill()
+        return subprocess.CompletedProcess(arguments, 0, "8abb1c0dde4e" if asked.count("ps") == 1 else "")
+
+    monkeypatch.setattr(engine, "_engine", answer)
+    engine._remove("harness-1", running)
+    assert asked == ["kill", "kill", "ps", "rm", "ps"]
+
+
 def test_a_toy_that_eats_memory_is_killed(image: str, data: DataSet) -> None:
     limits = Limits(seconds=SECONDS, memory=LITTLE_MEMORY)
     result = try_container(toy(image, "eats_memory"), "batch", data, limits)

@@ -148,9 +148,10 @@ def run_container(
 
 
 def _remove(name: str, process: "subprocess.Popen[bytes]") -> None:
-    """Remove a container, also one that the engine is still creating, and wait until it is gone."""
+    """End and remove a container, also one that the engine is still creating, and wait until it is gone."""
     while process.poll() is None:
-        _engine("rm", "--force", name)
+        # not removed yet: an engine that notes the end of a removed container lists it again
+        _engine("kill", name)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
     until = time.monotonic() + REMOVAL_SECONDS
