@@ -7,8 +7,10 @@
     python lock.py --without-base --with pydicom dicom       and this package
     python lock.py --update                      resolve pyproject.toml again (needs uv and a network)
 
-pyproject.toml says what the project needs, requirements.lock which versions were tried. Extras (openvino,
-torch, dicom, evaluate, train, dev, audit) add to the base packages. Needs the standard library only.
+pyproject.toml says what the project needs, requirements.lock which versions were tried. requirements.txt is
+the part of inference, without hashes, for  pip install -r  and for tools that look for this name. Extras
+(openvino, torch, dicom, evaluate, train, dev, audit) add to the base packages. Needs the standard library
+only.
 """
 
 import argparse
@@ -22,6 +24,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 LOCK = ROOT / "requirements.lock"
+REQUIREMENTS = ROOT / "requirements.txt"
+INFERENCE = ("openvino", "torch", "dicom")
+"""The extras in `REQUIREMENTS`."""
 HEADER = """\
 # Made by `python lock.py --update` from pyproject.toml. `python lock.py EXTRA...` prints parts of it.
 """
@@ -81,6 +86,13 @@ def update() -> None:
         extras = [BASE] if name in needs[BASE] else [extra for extra, names in needs.items() if name in names]
         lines += [pin, f"    # for {', '.join(extras)}"]
     LOCK.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    REQUIREMENTS.write_text(requirements(), encoding="utf-8")
+
+
+def requirements() -> str:
+    """What `REQUIREMENTS` holds: names and versions of all that inference may need."""
+    pins = [pin.version for pin in select(read_lock(), INFERENCE)]
+    return "\n".join(["# Made by `python lock.py --update`: inference with every option.", *pins]) + "\n"
 
 
 def _compile(*options: str) -> str:

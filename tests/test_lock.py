@@ -38,6 +38,13 @@ def test_all_packages_but_torch_have_hashes() -> None:
     assert [pin.name for pin in lock.read_lock() if not pin.hashes] == ["torch"]
 
 
+def test_requirements_txt_is_the_locks_part_of_inference() -> None:
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert text == lock.requirements()
+    assert {"torch", "openvino", "numpy", "highdicom"} <= {_normal(line) for line in text.splitlines()[1:]}
+    assert "lightning" not in text
+
+
 def test_an_engine_or_training_comes_only_where_asked_for() -> None:
     assert not _names("evaluate", "dicom") & (ENGINES | {"lightning"})
     assert _names("openvino") & ENGINES == {"openvino"}
