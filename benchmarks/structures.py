@@ -35,6 +35,7 @@ IGNORE = 255
 SURE = 0.9
 CUT_MM = 3.0
 """What ends so near to the end of the scan is cut by it."""
+PRINTED_WHOLE = ("ml", "end_mm", "height_mm", "reach_mm", "hu", "hu_sd", "other_mm", "other_ml")
 TISSUE_HU = -160.0
 """Above this is no air."""
 MEANS, CENTRAL_ML = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98), (250, 500)
@@ -292,11 +293,7 @@ def _line(row: Structure) -> str:
     cells = [f"{row.scan:26.26}", f"{row.view:>9}"]
     for field in fields(Structure)[2:]:
         value = getattr(row, field.name)
-        digits = (
-            0
-            if field.name in ("ml", "end_mm", "height_mm", "reach_mm", "hu", "hu_sd", "other_mm", "other_ml")
-            else 3
-        )
+        digits = 0 if field.name in PRINTED_WHOLE else 3
         cells.append(" " * 8 + "–" if value is None else f"{value:9.{digits}f}")
     return "  ".join(cells)
 

@@ -150,8 +150,7 @@ def run_container(
 def _remove(name: str, process: "subprocess.Popen[bytes]") -> None:
     """End and remove a container, also one that the engine is still creating, and wait until it is gone."""
     while process.poll() is None:
-        # not removed yet: an engine that notes the end of a removed container lists it again
-        _engine("kill", name)
+        _engine("kill", name)  # removed below, once it has ended
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
     until = time.monotonic() + REMOVAL_SECONDS

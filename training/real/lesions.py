@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.geometry import KIDNEY, TUMOR
-from training.cache import IGNORE
+from training.cache import HU_STEP, IGNORE, LOWEST_HU
 from training.synthesis.fields import SEED_LIMIT
 from training.synthesis.ranges import Range
 
@@ -32,8 +32,8 @@ BONE_HU = 200.0
 """What is brighter than this and no kidney is not painted over."""
 KIDNEY_SAMPLE = 500
 """So many voxels stand for all of the kidneys when a place is looked for."""
-LEAST_GREY = 100
-"""About −40 HU: soft tissue."""
+SOFT_HU = -40.0
+"""Soft tissue is brighter, fat darker."""
 KIDNEY_GAP_MM = 15.0
 """Least distance of a mass from any kidney."""
 TRIES = 30
@@ -178,7 +178,7 @@ def draw_mass(
         mass = _draw_lesion("mass", to_sample_mm(at.astype(np.float64)), rng, ranges)
         reach = mass.radius_mm * float(mass.stretch.max()) * (1 + 2 * mass.lumps) + KIDNEY_GAP_MM
         is_free = not kidneys.size or np.linalg.norm(kidneys_mm - at * scan.spacing_mm, axis=1).min() > reach
-        is_tissue = scan.grey[tuple(at)] > LEAST_GREY
+        is_tissue = scan.grey[tuple(at)] * HU_STEP + LOWEST_HU > SOFT_HU
         if is_free and is_tissue and (np.abs(mass.centre_mm) < size_mm / 2).all():
             return [mass]
     return []
@@ -268,7 +268,9 @@ def _paint_one(
         return hu, labels
     parenchyma = near[near_labels == KIDNEY]
     level = float(parenchyma.median()) if parenchyma.numel() else 100.0
-    noise = _noise_of(near, near_labels == KIDNEY if parenchyma.numel() else (near > -40) & (near < BONE_HU))
+    noise = _noise_of(
+        near, near_labels == KIDNEY if parenchyma.numel() else (near > SOFT_HU) & (near < BONE_HU)
+    )
     if lesion.kind == "cyst":
         value = _cyst_hu(depth, ranges, own)
     else:
