@@ -1,5 +1,7 @@
 """A GPU's pool of samples, here on the CPU."""
 
+import itertools
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
+from training.data import WORKER_NICENESS, groups
 from training.pool import PoolLoader, SamplePool, vary
 from training.synthetic import Sample
 
@@ -15,9 +19,10 @@ SHAPE = (8, 8, 8)
 
 
 def numbered(last: int) -> Iterator[Sample]:
-    """Samples whose image is a multiple of 1/100, whose labels are their number."""
-    for i in range(last):
-        yield torch.full((1, *SHAPE), (i % 64 + 1) / 100), torch.full(SHAPE, i, dtype=torch.uint8)
+    """Groups of up to 3 samples whose image is a multiple of 1/100, whose labels are their number."""
+    for i in range(0, last, 3):
+        numbers = torch.arange(i, min(i + 3, last))[:, None, None, None].expand(-1, *SHAPE)
+        yield (numbers[:, None] % 64 + 1) / 100, numbers.to(torch.uint8)
 
 
 @contextmanager
@@ -71,6 +76,23 @@ def test_a_broken_stream_is_said() -> None:
     with pytest.raises(RuntimeError) as error:
         SamplePool(broken(), SHAPE, capacity=16, device=torch.device("cpu"), mirror=True, seed=0).batch(2)
     assert isinstance(error.value.__cause__, OSError)
+
+
+class Nice(Dataset[Sample]):
+    """Samples whose image is their number, whose labels are the niceness of the process that drew them."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return torch.full((1, *SHAPE), float(index)), torch.full(SHAPE, os.nice(0), dtype=torch.uint8)
+
+
+def test_workers_draw_groups_in_half_precision_and_yield_to_the_training_process() -> None:
+    stream = iter(groups(Nice(), itertools.count(5, 2), size=3, workers=2))
+    (first, niceness), (second, _) = next(stream), next(stream)
+    assert (first.shape, first.dtype) == ((3, 1, *SHAPE), torch.float16)
+    assert first[:, 0, 0, 0, 0].tolist() == [5, 7, 9]
+    assert second[:, 0, 0, 0, 0].tolist() == [11, 13, 15]
+    assert niceness.shape == (3, *SHAPE)
+    assert niceness.unique().tolist() == [min(os.nice(0) + WORKER_NICENESS, 19)]
 
 
 def test_what_comes_from_outside_is_outside_the_scan() -> None:

@@ -7,12 +7,14 @@ the samples that it would have seen, and ranks never share one.
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning
 import numpy as np
+import torch
 from numpy.random import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -27,8 +29,10 @@ log = logging.getLogger("training")
 FOLDS = 10
 WORKER_CONTEXT = "fork"
 """Workers see the scans of the process that started them; any other way each gets a copy, a gigabyte."""
-POOL_VOXELS = 7 * 10**8
-"""Of a GPU's pool of samples: 2 GB; 500 whole ROIs of 112³ voxels."""
+POOL_VOXELS, GROUP_VOXELS = 7 * 10**8, 2 * 10**6
+"""Of a GPU's pool of samples: 2 GB; 500 whole ROIs of 112³ voxels. And of the group that comes at once."""
+WORKER_NICENESS = 10
+"""Workers that fill a pool take the time that the training processes leave."""
 
 
 class RealScans(Dataset[Sample]):
@@ -119,6 +123,37 @@ class CachedSamples(Dataset[Sample]):
             self.samples[index] = (image.half().cpu(), labels.cpu())
         image, labels = self.samples[index]
         return image.float(), labels
+
+
+def groups(
+    samples: Dataset[Sample], indices: Iterable[int], *, size: int, workers: int
+) -> DataLoader[Sample]:
+    """Groups of samples for a pool, images in half precision: few and small messages between processes.
+
+    Args:
+        samples: what is drawn from.
+        indices: of the samples, without end.
+        size: of a group.
+        workers: processes, at a lower priority.
+    """
+    return DataLoader(
+        samples,
+        batch_size=size,
+        sampler=indices,  # type: ignore[arg-type]  # nobody asks an endless stream for its length
+        num_workers=workers,
+        collate_fn=_half_precision,
+        worker_init_fn=_be_nice,
+        prefetch_factor=2,
+        multiprocessing_context=WORKER_CONTEXT,
+    )
+
+
+def _half_precision(samples: Sequence[Sample]) -> Sample:
+    return torch.stack([image.half() for image, _ in samples]), torch.stack([labels for _, labels in samples])
+
+
+def _be_nice(worker: int) -> None:
+    os.nice(WORKER_NICENESS)
 
 
 class EpochSampler(Sampler[int]):
@@ -223,18 +258,12 @@ class Patients(lightning.LightningDataModule):
         if device is None or device.type != "cuda" or not self.workers:
             return self._loader(mixture, steps, repeats=False, workers=self.workers)
         config, sampler = self.config, self._sampler(steps, repeats=False)
-        stream = DataLoader(
-            mixture,
-            batch_size=None,
-            sampler=itertools.count(sampler.first, sampler.world_size),
-            num_workers=self.workers,
-            prefetch_factor=4,
-            multiprocessing_context=WORKER_CONTEXT,
-        )
+        n_voxels = math.prod(config.shape_vox)
+        indices = itertools.count(sampler.first, sampler.world_size)
         self._pool = SamplePool(
-            stream,
+            groups(mixture, indices, size=max(1, GROUP_VOXELS // n_voxels), workers=self.workers),
             config.shape_vox,
-            capacity=POOL_VOXELS // math.prod(config.shape_vox),
+            capacity=POOL_VOXELS // n_voxels,
             device=device,
             mirror=config.mirror,
             seed=config.seed + sampler.first,
