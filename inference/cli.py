@@ -78,7 +78,7 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--ensemble", type=_folder(), multiple=True, metavar="DIR",
               help="A further folder with weights, once or more: probabilities are averaged.")  # fmt: skip
 @click.option("--paper", is_flag=True,
-              help="The literal method: centre crop, labels restored by nearest neighbour.")  # fmt: skip
+              help="The paper's steps: centre crop, labels restored by nearest neighbour.")  # fmt: skip
 @click.option("--output-naming", type=click.Choice(NAMINGS), default="auto", show_default=True,
               help="How label maps are called; auto follows the input's layout.")  # fmt: skip
 @click.option("--output-slug", callback=_parse_slug, default=GRAND_CHALLENGE_SLUG, show_default=True,

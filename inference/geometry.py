@@ -26,7 +26,7 @@ class RoiSpec:
         shape_vox: (z, y, x) voxels of the network's grid. The paper's is 168³.
         spacing_mm: isotropic spacing of that grid. The paper's is 2 mm.
         normalisation: "window" clips to `window_hu` and scales to [0, 1]; "minmax" scales the ROI's own
-            minimum and maximum to [0, 1], the paper's literal sentence.
+            minimum and maximum to [0, 1], as the paper says.
         window_hu: lower and upper end of the window.
     """
 

@@ -113,7 +113,7 @@ def choose_backend(
     if not installed:
         raise ValueError(
             "neither OpenVINO nor PyTorch is installed. Install one: "
-            "pip install 'nested-vnet-kits19[openvino]', or [torch] for GPUs"
+            "pip install '.[openvino]' in the clone, or [torch] for GPUs"
         )
     if name == "openvino" and device == "auto":
         device = "cpu"

@@ -105,7 +105,7 @@ def label_writer(name: str, *, version: str, with_report: bool = False) -> Label
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--output-format {name}: {error.name} is not installed. Install the extra 'dicom': "
-            "pip install 'nested-vnet-kits19[dicom]', or an image built with EXTRAS=dicom ./run.sh build"
+            "pip install '.[dicom]' in the clone, or an image built with EXTRAS=dicom ./run.sh build"
         ) from error
 
 
