@@ -23,7 +23,7 @@ from .networks.cascade import Cascade, CascadeWeights, find_weights, load_cascad
 from .networks.weights import WeightsError
 from .runner.cases import GRAND_CHALLENGE_SLUG, NAMINGS, Case, Naming, UsageError, find_cases
 from .runner.findings_csv import write_findings
-from .runner.outputs import LABEL_MAP, NAMES, as_format, label_writer
+from .runner.outputs import LABEL_MAP, NAMES, REPORT_SUFFIX, as_format, label_writer
 from .runner.page import Page
 from .runner.report import CaseReport, describe_networks, merge_reports, read_report, write_report
 from .runner.run import Options, run_cases
@@ -166,6 +166,9 @@ def main(
     except (UsageError, WeightsError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)
+    except PermissionError as error:  # of a folder that a path leads through
+        log.error("%s: %s for user %d. Change its rights", error.filename, error.strerror, os.getuid())
+        sys.exit(EXIT_USAGE)
     run = describe_networks(weights, chosen)
     log.info(
         "%d of %d cases, device %s (%s), weights %s",
@@ -196,6 +199,7 @@ def main(
         probabilities=save_probabilities,
         page=page,
         write_labels=write_labels,
+        beside=REPORT_SUFFIX if structured_report else None,
     )
     run["options"] = {"method": asdict(method), "on_error": on_error, "shard": f"{shard[0]}/{shard[1]}"}
     records = Records(report_path, findings_path, page)
@@ -300,6 +304,9 @@ def _is_written(path: Path, write: Callable[[Path], None]) -> bool:
         write(path)
     except OSError as error:
         log.error("%s: not written (%s). Check its folder", path, error.strerror)
+        return False
+    except Exception as error:  # the label maps are worth more
+        log.error("%s: not written (%s: %s). This is a bug: report it", path, type(error).__name__, error)
         return False
     return True
 

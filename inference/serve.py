@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import click
 
 from . import cli
-from .exit_codes import EXIT_OK
+from .exit_codes import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 
 PORT = 4743
 """Where Grand Challenge asks (its algorithm template, app.py)."""
@@ -34,7 +34,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """/invoke: one job."""
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = self.headers.get("Content-Length", "0")
+        if not length.isdecimal():
+            self._answer(HTTPStatus.BAD_REQUEST)
+            return
+        self.rfile.read(int(length))
         if self.path != "/invoke":
             self._answer(HTTPStatus.NOT_FOUND)
         elif _run_job(self.arguments) == EXIT_OK:
@@ -58,7 +62,12 @@ def main(port: int, arguments: tuple[str, ...]) -> None:
     """Serve until stopped; ARGUMENTS go to each job (see `python -m inference --help`)."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
     Handler.arguments = arguments
-    with HTTPServer(("", port), Handler) as server:
+    try:
+        listening = HTTPServer(("", port), Handler)
+    except (OSError, OverflowError) as error:
+        print(f"port {port}: {error}. Choose another --port", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    with listening as server:
         print(f"listening on port {server.server_port}", file=sys.stderr, flush=True)
         server.serve_forever()
 
@@ -68,7 +77,10 @@ def _run_job(arguments: tuple[str, ...]) -> int:
     try:
         cli.main.main(arguments, prog_name="python -m inference", standalone_mode=True)
     except SystemExit as end:
-        return int(end.code or 0)
+        return end.code if isinstance(end.code, int) else EXIT_OK if end.code is None else EXIT_SOME_FAILED
+    except Exception as error:
+        print(f"the job crashed ({type(error).__name__}: {error}). This is a bug: report it", file=sys.stderr)
+        return EXIT_SOME_FAILED
     return EXIT_OK
 
 

@@ -206,6 +206,18 @@ def test_what_is_not_installed_is_a_clear_error(
         choose_backend(missing)
 
 
+@pytest.mark.parametrize("asked", ["auto", "torch", "openvino"])
+def test_without_any_engine_both_are_named(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "find_spec", _only("none"))
+    with pytest.raises(ValueError, match="neither OpenVINO nor PyTorch is installed"):
+        choose_backend(asked)
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="--precision fp16: is none of auto, float32, bfloat16"):
+        choose_backend(precision="fp16")
+
+
 def test_openvino_is_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_count_gpus", lambda: 2)
     assert choose_backend("auto").device == "cuda"

@@ -247,6 +247,22 @@ def test_output_without_the_right_to_write_is_2_for_root_too(
     assert f"{tmp_path / 'out'}: not writable for user {os.getuid()}" in result.stderr
 
 
+def test_a_folder_that_may_not_be_searched_is_2(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `Path.is_file` does there; root may search everywhere."""
+    save_abdomens(tmp_path / "in", 1)
+
+    def locked(folder: Path | None) -> Path:
+        raise PermissionError(13, "Permission denied", "locked/kidney.safetensors")
+
+    monkeypatch.setattr(cli, "find_weights", locked)
+    result = run("--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    said = f"locked/kidney.safetensors: Permission denied for user {os.getuid()}. Change its rights"
+    assert said in result.stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_without_a_gpu_is_2(run: Run, tmp_path: Path) -> None:
     save_abdomens(tmp_path / "in", 1)

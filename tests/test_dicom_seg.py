@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from inference import cli
 from inference.formats.ct import CaseError, NativeGrid, read_ct, write_label_map
 from inference.formats.segments import COLOURS, Segment, Segments, plain_segments
-from inference.runner.cases import Case, UsageError, as_dicom_seg
+from inference.runner.cases import Case, UsageError
+from inference.runner.outputs import as_format
 from tests.dicom_readers import iod_errors
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
@@ -427,6 +428,9 @@ def test_without_highdicom_it_is_2_and_says_what_to_install(
 def test_outputs_are_called_after_the_series() -> None:
     here = Path(__file__).parent
     cases = [Case("a", here, Path("ward/a.b.nii.gz")), Case("c", here, Path("images/slug/c.mha"))]
-    assert [c.output.as_posix() for c in as_dicom_seg(cases)] == ["ward/a.b.dcm", "images/slug/c.dcm"]
+    assert [c.output.as_posix() for c in as_format(cases, "dicom-seg")] == [
+        "ward/a.b.dcm",
+        "images/slug/c.dcm",
+    ]
     with pytest.raises(UsageError, match="is no DICOM series"):
-        as_dicom_seg([Case("a", Path(__file__), Path("a.nii.gz"))])
+        as_format([Case("a", Path(__file__), Path("a.nii.gz"))], "dicom-seg")

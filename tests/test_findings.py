@@ -272,6 +272,23 @@ def test_voxels_belong_to_the_nearest_structure_of_the_networks_grid() -> None:
     assert (parts.kidneys[:, :, 7:] == 1).all()
 
 
+def test_the_largest_kidney_with_its_tumors_comes_first() -> None:
+    """A tumor that was added may have made the second one the largest."""
+    ids = np.zeros((4, 4, 8), np.uint8)
+    ids[1:3, 1:3, 1:3], ids[1:3, 1:3, 4:8] = 1, 2
+    labels = np.kron(ids > 0, np.ones((2, 2, 2))).astype(np.uint8)
+    roi = Roi(RoiSpec((4, 4, 8), 2.0), (0.5, 0.5, 0.5), (2.0, 2.0, 2.0))
+    parts = take_apart(labels, (1.0, 1.0, 1.0), ids, roi)
+    assert np.bincount(parts.kidneys.ravel()).tolist()[1:] == [4 * 4 * 8, 4 * 4 * 4]
+
+
+def test_more_structures_than_a_byte_holds_stay_apart() -> None:
+    labels = np.zeros((3, 3, 1201), np.uint8)
+    labels[1, 1, 1::4] = 1
+    kidneys = take_apart(labels, (1.0, 1.0, 1.0)).kidneys
+    assert np.bincount(kidneys.ravel()).tolist()[1:] == [1] * 300
+
+
 def test_probabilities_are_means_over_the_structure() -> None:
     hu, labels = two_kidneys()
     kidney = np.where(labels == 1, 0.9, np.where(labels == 2, 0.6, 0.0)).astype(np.float32)

@@ -76,3 +76,9 @@ def test_a_large_volume_is_told_by_a_part_of_it() -> None:
     with pytest.raises(CaseError, match="no Hounsfield units"):
         check_hounsfield(PATH, hu)
     check_hounsfield(PATH, hu - np.int16(1010))
+
+
+def test_one_odd_voxel_in_a_large_empty_volume_is_no_bug() -> None:
+    hu = np.full((170, 170, 170), -1024, np.int16)
+    hu[1, 1, 1] = 5
+    check_hounsfield(PATH, hu)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from inference.formats.ct import read_ct
 from inference.runner.findings import Findings, measure, take_apart
 from inference.runner.outputs import MAX_SEGMENTS, segments_of
 from tests.dicom_readers import iod_errors, plastimatch_masks
-from tests.helpers import files_under, load_nifti, save_abdomens, save_dicom_series
+from tests.helpers import (
+    ABDOMEN_SPACING_MM,
+    abdomen,
+    canonical_affine,
+    files_under,
+    load_nifti,
+    save_abdomens,
+    save_dicom_series,
+    save_nifti,
+    save_sitk,
+)
 from tests.test_page import Text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +138,46 @@ def test_two_options_that_name_one_file_are_2(weights_folder: Path, tmp_path: Pa
     result = run(*words, "--findings", tmp_path / "a", "--html", tmp_path / "a")
     assert result.exit_code == 2
     assert "--findings and --html name one file" in result.stderr
+
+
+def test_two_cts_that_a_format_would_write_to_one_file_are_2(weights_folder: Path, tmp_path: Path) -> None:
+    save_sitk(tmp_path / "in" / "ct.mha", abdomen(), ABDOMEN_SPACING_MM)
+    save_nifti(tmp_path / "in" / "ct.nii.gz", abdomen(), canonical_affine(ABDOMEN_SPACING_MM))
+    words = ["--weights", weights_folder, "--input", tmp_path / "in", "--output", tmp_path / "out"]
+    result = run(*words, "--output-format", "seg-nrrd")
+    assert result.exit_code == 2
+    assert "would both write ct.seg.nrrd" in result.stderr
+    assert files_under(tmp_path) == ["in", "in/ct.mha", "in/ct.nii.gz"]
+    assert run(*words).exit_code == 0  # label maps keep their CTs' endings
+    assert files_under(tmp_path / "out") == ["ct.mha", "ct.nii.gz"]
+
+
+def test_a_name_that_is_no_utf8_costs_nothing(weights_folder: Path, tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 2)
+    odd = os.fsdecode(b"a\xfc.nii.gz")
+    (tmp_path / "in" / "ct_0.nii.gz").rename(tmp_path / "in" / odd)
+    words = ["--weights", weights_folder, "--input", tmp_path / "in", "--output", tmp_path / "out"]
+    files = [tmp_path / name for name in ("f.csv", "r.json", "p.html")]
+    result = run(*words, "--findings", files[0], "--report", files[1], "--html", files[2])
+    assert result.exit_code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {odd, "ct_1.nii.gz"}
+    assert b"\na\xfc,left kidney,kidney," in files[0].read_bytes()
+
+
+def test_a_record_that_fails_in_any_way_ends_no_run(
+    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_abdomens(tmp_path / "in", 2)
+
+    def broken(path: Path, cases: Any) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(cli, "write_findings", broken)
+    words = ["--weights", weights_folder, "--input", tmp_path / "in", "--output", tmp_path / "out"]
+    result = run(*words, "--findings", tmp_path / "f.csv")
+    assert result.exit_code == 1
+    assert "f.csv: not written (KeyError: 'surprise'). This is a bug" in result.stderr
+    assert files_under(tmp_path / "out") == ["ct_0.nii.gz", "ct_1.nii.gz"]
 
 
 @pytest.mark.parametrize("option", ["--html", "--findings"])

@@ -184,6 +184,32 @@ def test_pictures_stay_when_a_later_run_passes_over_a_case(tmp_path: Path) -> No
     assert sorted(after) == sorted(before)
 
 
+def test_pictures_of_an_earlier_result_never_stand_beside_new_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, path = make_run(tmp_path)
+    page = Page(path)
+
+    def broken(*arguments: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr("inference.runner.page._pictures", broken)
+    cases = run_cases(find_cases(tmp_path / "in"), threshold_cascade(), Options(tmp_path / "out", page=page))
+    page.write(cases, {})
+    written = [case.warnings for case in cases if case.status == "written"]
+    assert written == [["the page's pictures not written (OSError: no room)"]] * 2
+    assert 'class="pictures"' not in path.read_text(encoding="utf-8")
+
+
+def test_a_preview_that_fails_costs_the_page_nothing(tmp_path: Path) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    (tmp_path / "png" / "ct_0.png").mkdir(parents=True)
+    page = Page(tmp_path / "page.html")
+    options = Options(tmp_path / "out", page=page, previews=tmp_path / "png")
+    page.write(run_cases(find_cases(tmp_path / "in"), threshold_cascade(), options), {})
+    assert 'class="pictures"' in page.path.read_text(encoding="utf-8")
+
+
 def a_large_case() -> tuple[Ct, np.ndarray]:
     """Two kidneys and two tumors as large as KiTS19's, in 0.8 × 0.8 × 3 mm voxels with noise."""
     shape, spacing = (60, 380, 440), (3.0, 0.8, 0.8)

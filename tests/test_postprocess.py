@@ -156,6 +156,16 @@ def test_the_paper_knows_no_cysts() -> None:
         np.testing.assert_array_equal(kept, tumor)
 
 
+def test_the_paper_drops_no_small_tumor() -> None:
+    kidneys = keep_kidneys(np.ones((7, 7, 7), dtype=bool), BIG_VOXEL_MM3)
+    tumor = np.zeros((7, 7, 7), dtype=np.float32)
+    tumor[3, 3, 3] = 0.9
+    weights = WeightsMetadata("tumor", RoiSpec(), 8, min_tumor_mm3=1e6)
+    hu = np.full(tumor.shape, 100, np.float32)
+    np.testing.assert_array_equal(keep_tumors(tumor, kidneys, hu, weights, PAPER), tumor)
+    assert not keep_tumors(tumor, kidneys, hu, weights, DEFAULT).any()
+
+
 def test_pieces_smaller_than_the_weights_ask_for_are_dropped() -> None:
     kidneys = keep_kidneys(np.ones((5, 5, 12), dtype=bool), BIG_VOXEL_MM3)
     tumor = np.full((5, 5, 12), 0.1, dtype=np.float32)

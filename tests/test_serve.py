@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference import serve
 from inference.formats.ct import read_ct
 from tests.helpers import abdomen, files_under, save_sitk, truncate
 
@@ -79,6 +80,34 @@ def test_a_job_that_fails_is_500_and_the_server_goes_on(server: Server) -> None:
     truncate(broken)
     assert server.ask("POST", "/invoke") == 500
     assert server.ask("GET", "/health") == 200
+
+
+def test_a_length_that_is_none_is_400(server: Server) -> None:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.putrequest("POST", "/invoke")
+    connection.putheader("Content-Length", "x")
+    connection.endheaders()
+    assert connection.getresponse().status == 400
+    assert server.ask("GET", "/health") == 200
+
+
+def test_a_port_in_use_is_2_in_one_line(server: Server) -> None:
+    words = [sys.executable, "-m", "inference.serve", "--port", str(server.port)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert f"port {server.port}: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_job_that_crashes_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(*arguments: object, **keywords: object) -> None:
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr(serve.cli.main, "main", crash)
+    assert serve._run_job(()) == 1
+    assert "the job crashed (ZeroDivisionError: surprise). This is a bug" in capsys.readouterr().err
 
 
 def test_it_stops_when_told_to(server: Server) -> None:

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +61,21 @@ def test_sweep_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path: Pa
 
 def test_sweep_of_no_folder_is_nothing(tmp_path: Path) -> None:
     sweep(tmp_path / "absent")
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = tempfile.mkdtemp, []
+
+    def make_and_sweep(**keywords: Any) -> str:
+        made.append(make(**keywords))
+        if len(made) == 1:
+            sweep(tmp_path)
+        return made[-1]
+
+    monkeypatch.setattr("inference.formats.staging.tempfile.mkdtemp", make_and_sweep)
+    with staged(tmp_path / "a.txt") as partial:
+        partial.write_text("whole")
+    assert len(made) == 2
+    assert files_under(tmp_path) == ["a.txt"]

@@ -102,3 +102,28 @@ def test_without_a_segmentation_it_is_2(run: Any, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "Add --output-format dicom-seg" in result.stderr
     assert "highdicom" in sys.modules
+
+
+def test_a_report_that_fails_leaves_no_segmentation_either(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_dicom_series(tmp_path / "in" / "scan", abdomen(), spacing_mm=ABDOMEN_SPACING_MM)
+    words = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--output-format", "dicom-seg"]
+
+    def broken(*arguments: object, **keywords: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inference.formats.structured_report.write_structured_report", broken)
+        assert run(*words).exit_code == 1
+    assert files_under(tmp_path / "out") == []
+    assert run(*words, "--skip-existing").exit_code == 0
+    assert files_under(tmp_path / "out") == ["scan.dcm", "scan.sr.dcm"]
+
+
+def test_a_segmentation_without_its_report_is_made_again(run: Any, tmp_path: Path) -> None:
+    path, _ = write_one(run, tmp_path)
+    path.unlink()
+    words = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--output-format", "dicom-seg"]
+    assert run(*words, "--skip-existing").exit_code == 0
+    assert path.is_file()

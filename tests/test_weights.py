@@ -226,6 +226,9 @@ def test_a_pickle_is_refused_and_not_run(weights: Path, tmp_path: Path) -> None:
         changed(base_channels="2"),
         changed(base_channels=0),
         changed(surprise=1),
+        changed(version=1),
+        changed(provenance={"seed": 1}),
+        changed(provenance=[1]),
     ],
 )
 def test_corrupt_metadata(weights: Path, text: str | None) -> None:

@@ -55,7 +55,10 @@ def _locked_folder(parent: Path) -> tuple[Path, int]:
     """A new folder and a lock on it. The kernel releases the lock when this process ends in any way."""
     while True:
         staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        lock = os.open(staging, os.O_RDONLY)
+        try:
+            lock = os.open(staging, os.O_RDONLY)
+        except FileNotFoundError:  # swept by another process already
+            continue
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         if staging.exists():  # another process may have swept it before it was locked

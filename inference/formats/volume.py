@@ -168,6 +168,8 @@ def check_hounsfield(path: str | Path, hu: NDArray[np.int16]) -> None:
     is_much = counts[low] >= MIN_PADDING_SHARE * sum(counts.values())
     if low < LOWEST_FAT_HU or (low >= LIGHT_HU[1] and is_much):
         counts[low] = 0  # air at the end of the scale, or padding
+    if not any(counts.values()):
+        return  # nothing but padding among the voxels that were counted: as an empty scan
     lowest = min(value for value, n in counts.items() if n)
     if low >= 0 or (lowest >= 0 and not counts[low]):
         span = f"{low} to {high}" if low >= 0 else f"{lowest} to {high}, but for padding of {low}"

@@ -12,25 +12,22 @@ class Method:
     Attributes:
         roi_follows_kidneys: where a scan is longer than the ROI, the kidney network first looks for kidneys
             along z. The paper crops around the image centre. In long scans kidney DSC 0.594 → 0.931.
-        min_mean_probability: a structure whose probabilities have a lower mean is dropped. In 87 real CTs it
-            drops 6 of 9 false structures and none of 46 kidneys (`benchmarks/NOTES.md`).
+        min_mean_probability: a structure with a lower mean is dropped: 6 of 9 false ones, 0 of 46 kidneys.
         min_mean_tumor_probability: so is a piece of tumor with a lower one (figures: `benchmarks/NOTES.md`).
         max_central_mm3: so is a larger structure in the middle of the body: bladders, masses of the pelvis. A
             horseshoe kidney larger than this and less than 19 cm wide is lost; KiTS19's only one is wider.
         max_air_contact: so is one with a larger share of air around: masses in lungs (kidneys: up to 0.02).
         max_bone_share: so is one with a larger share above 350 HU: heads of femurs (kidneys: up to 0.01).
-        min_lone_mm: a structure that ends where the scan does is dropped if it is the only one and less of it
-            is in view: a kidney rarely shows so much without the other; pieces of stomach do.
+        min_lone_mm: so is the only structure if the scan ends in it and less is in view: pieces of stomach.
         tumor_margin_vox: the tumor network sees the kidneys and so many voxels around them; None is the whole
             ROI, as in the paper. From 32 on label maps stay the same, in 0.6 to 0.9 of the time.
-        mirror: the tumor network's probabilities are the mean over the CT and its mirror image, where the
-            weights ask for it. Tumor DSC 0.553 → 0.566; fewer false tumors.
+        mirror: the tumor network sees the CT and its mirror image, if the weights ask for it: 0.553 → 0.566.
+        drop_small_tumors: a piece of tumor below the weights' least volume (0.4 ml) is dropped.
         max_cyst_hu: a piece of tumor with a mean below this within its border, but not of fat, is a cyst and
             stays kidney. Of 122 real tumors three are (`benchmarks.tumor_hu`). KiTS19 00002: 0.638 → 0.949.
         grow_by_tumors: a tumor that overlaps a kidney may reach out of it, as far as the weights were taught
             what lies there. The paper cuts it off at the predicted kidney. Tumor DSC 0.561 → 0.581.
-        interpolate: probabilities are interpolated to the CT's grid and thresholded there. The paper restores
-            labels by nearest neighbour (figures: docs/accuracy.md).
+        interpolate: restore interpolated probabilities, not labels by nearest neighbour (docs/accuracy.md).
     """
 
     roi_follows_kidneys: bool = True
@@ -41,6 +38,7 @@ class Method:
     min_lone_mm: float = 60.0
     tumor_margin_vox: int | None = 32
     mirror: bool = True
+    drop_small_tumors: bool = True
     min_mean_tumor_probability: float = 0.62
     max_cyst_hu: float = 20.0
     grow_by_tumors: bool = True
@@ -57,6 +55,7 @@ PAPER = Method(
     min_lone_mm=0.0,
     tumor_margin_vox=None,
     mirror=False,
+    drop_small_tumors=False,
     min_mean_tumor_probability=0.0,
     max_cyst_hu=-1e9,
     grow_by_tumors=False,

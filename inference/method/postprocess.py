@@ -23,7 +23,7 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Structures:
-    """The structures (kidneys with their tumors) that post-processing keeps, largest first.
+    """The structures that post-processing keeps, largest first; tumors that are added change no order.
 
     Attributes:
         ids: uint8 (z, y, x), 1 for the first structure, 2 for the second …, 0 elsewhere.
@@ -81,7 +81,8 @@ def keep_tumors(
         is_cyst = inner.size and MIN_CYST_HU < inner.mean() < method.max_cyst_hu
         if is_cyst or tumor[box][own].mean() < method.min_mean_tumor_probability:
             sizes[number] = -1
-    is_kept = np.isin(range(count + 1), pieces[structures.ids > 0]) & (sizes >= metadata.min_tumor_vox)
+    least = metadata.min_tumor_vox if method.drop_small_tumors else 0
+    is_kept = np.isin(range(count + 1), pieces[structures.ids > 0]) & (sizes >= least)
     is_kept[0] = True  # what is no tumor
     return np.where(is_kept[pieces], tumor, np.float32(0))
 

@@ -30,7 +30,7 @@ class SegmentedCt:
         roi: where the ROI grid lies in the CT.
         kidney_on_roi, tumor_on_roi: the networks' probabilities on the ROI grid: float32 (z, y, x); those
             of tumor are 0 away from the kidneys.
-        structures: the kidneys (with their tumors) on the ROI grid, largest first.
+        structures: the kidneys (with their tumors) on the ROI grid.
     """
 
     labels: NDArray[np.uint8]

@@ -105,10 +105,12 @@ def choose_backend(
         precision: one of `PRECISIONS`.
 
     Raises:
-        ValueError: no such device or backend on this machine, or one that does not fit the other.
+        ValueError: no such device, backend or precision on this machine, or one that does not fit another.
     """
     installed = [backend for backend in BACKENDS[1:] if find_spec(backend) is not None]
-    if name != "auto" and name not in installed:
+    if precision not in PRECISIONS:
+        raise ValueError(f"--precision {precision}: is none of {', '.join(PRECISIONS)}")
+    if installed and name != "auto" and name not in installed:
         raise ValueError(f"--backend {name}: not installed here. Use --backend {installed[0]}, or install it")
     if not installed:
         raise ValueError(

@@ -211,5 +211,8 @@ def _check_metadata(metadata: WeightsMetadata) -> None:
         raise ValueError(f"min_tumor_mm3 is {metadata.min_tumor_mm3!r}")
     if not (isinstance(metadata.bf16, bool) and isinstance(metadata.mirror, bool)):
         raise ValueError(f"bf16 is {metadata.bf16!r}, mirror is {metadata.mirror!r}")
+    texts = (metadata.version, *metadata.provenance, *metadata.provenance.values())
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"version is {metadata.version!r}, provenance is {metadata.provenance!r}")
     if not isinstance(metadata.base_channels, int) or metadata.base_channels < 1:
         raise ValueError(f"base_channels is {metadata.base_channels!r}")

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -141,16 +141,9 @@ def find_cases(
         )
     for line in told:
         log.warning("%s", line)
-    by_output: dict[Path, list[_Source]] = defaultdict(list)
-    for source in sources:
-        by_output[_output_name(source, base, naming, output_slug)].append(source)
-    for output, claimants in by_output.items():
-        if len(claimants) > 1:
-            raise UsageError(
-                f"{' and '.join(str(claimant.path) for claimant in claimants)} would both write {output}. "
-                "Rename one, or choose another --output-naming"
-            )
-    stems = {output: _stem(output.as_posix()) for output in by_output}
+    outputs_of = [(source, _output_name(source, base, naming, output_slug)) for source in sources]
+    refuse_shared_outputs((source.path, output) for source, output in outputs_of)
+    stems = {output: stem(output.as_posix()) for _, output in outputs_of}
     uses = Counter(stems.values())  # ct.mha beside ct.nii.gz: each keeps its suffix in its name
     return [
         Case(
@@ -159,27 +152,25 @@ def find_cases(
             output,
             source.series,
         )
-        for output, (source,) in by_output.items()
+        for source, output in outputs_of
     ]
 
 
-def as_dicom_seg(cases: Iterable[Case]) -> list[Case]:
-    """The same cases, their outputs called as DICOM segmentation objects.
+def refuse_shared_outputs(pairs: Iterable[tuple[Path, Path]]) -> None:
+    """Check (source, output) pairs.
 
     Raises:
-        UsageError: a case is no DICOM series, so that there is nothing to refer to.
+        UsageError: two sources would write one output.
     """
-    cases = list(cases)
-    for case in cases:
-        if not case.source.is_dir():
+    by_output: dict[Path, list[Path]] = defaultdict(list)
+    for source, output in pairs:
+        by_output[output].append(source)
+    for output, claimants in by_output.items():
+        if len(claimants) > 1:
             raise UsageError(
-                f"{case.source}: is no DICOM series, and --output-format dicom-seg must refer to one. "
-                "Leave the option out for this input"
+                f"{' and '.join(map(str, claimants))} would both write {output}. "
+                "Rename one, or choose another --output-naming"
             )
-    return [
-        replace(case, output=case.output.with_name(f"{_stem(case.output.name)}{DICOM_SUFFIX}"))
-        for case in cases
-    ]
 
 
 def _grand_challenge_image(root: Path) -> Path:
@@ -296,12 +287,12 @@ def _is_slice(path: Path) -> bool:
 
 def _are_channels(images: Sequence[Path]) -> bool:
     """Whether numbers at the ends of names are nnU-Net's channels: a CT has one alone."""
-    numbers = [match[1] for path in images if (match := NNUNET_NUMBER.search(_stem(path.name)))]
+    numbers = [match[1] for path in images if (match := NNUNET_NUMBER.search(stem(path.name)))]
     return set(numbers) <= {NNUNET_CHANNEL.removeprefix("_")}
 
 
 def _ends_as_channel(path: Path) -> bool:
-    return _stem(path.name).endswith(NNUNET_CHANNEL)
+    return stem(path.name).endswith(NNUNET_CHANNEL)
 
 
 def _output_name(source: _Source, root: Path, naming: Naming, output_slug: str) -> Path:
@@ -315,7 +306,7 @@ def _output_name(source: _Source, root: Path, naming: Naming, output_slug: str) 
     elif path.name.lower() == KITS19_IMAGE:
         identity = Path(os.path.abspath(path.parent)).name  # noqa: PTH100
     else:
-        identity = _stem(path.name)
+        identity = stem(path.name)
     if naming == "auto":
         naming = _layout(relative, source)
         if naming == "nnunet":
@@ -338,7 +329,7 @@ def _output_name(source: _Source, root: Path, naming: Naming, output_slug: str) 
                 return relative.parent / f"{identity}{NIFTI_SUFFIX}"
             if not _suffix(path.name):  # a link to nothing may have any name
                 return relative
-            return relative.with_name(f"{_stem(path.name)}{_written_suffix(path)}")
+            return relative.with_name(f"{stem(path.name)}{_written_suffix(path)}")
 
 
 def _layout(relative: Path, source: _Source) -> Naming:
@@ -359,5 +350,6 @@ def _suffix(name: str) -> str:
     return name[len(name) - len(suffix) :]
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """A file's name, or a path, without the ending of an image."""
     return name.removesuffix(_suffix(name))

@@ -136,9 +136,10 @@ def take_apart(
         return Parts(box, np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), np.uint16))
     labels = labels[box]
     if ids is None or roi is None:
-        kidneys = _largest_first(labels > 0).astype(np.uint8)
+        found = _largest_first(labels > 0)
     else:
-        kidneys = _nearest_ids(labels, box, ids, roi)
+        found = _by_size(_nearest_ids(labels, box, ids, roi))  # tumors may have changed their order
+    kidneys: NDArray[Any] = found.astype(np.min_scalar_type(int(found.max())))
     voxel_mm3 = float(np.prod(spacing_mm))
     pieces, count = np.zeros(labels.shape, np.uint16), 0
     for rank, kidney in enumerate(ndimage.find_objects(kidneys), start=1):

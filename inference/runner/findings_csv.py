@@ -40,7 +40,8 @@ def write_findings(path: Path, cases: Sequence[CaseReport]) -> None:
         OSError: it cannot be written.
     """
     with staged(path) as partial:
-        partial.write_text(findings_csv(cases), encoding="utf-8")
+        # a file's name need not be UTF-8: its bytes are written as they are
+        partial.write_text(findings_csv(cases), encoding="utf-8", errors="surrogateescape")
 
 
 def _row(case: str, kind: str, structure: dict[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats.ct import SUFFIXES, NativeGrid
+from ..formats.ct import NativeGrid
 from ..formats.segments import Segment, Segments, plain_segments
+from ..formats.staging import staged
 from ..geometry import KIDNEY, TUMOR
-from .cases import Case, UsageError, as_dicom_seg
+from .cases import Case, UsageError, refuse_shared_outputs, stem
 from .findings import Findings, Kidney, Tumor
 from .run import LabelWriter, write_as_label_map
 
@@ -49,13 +50,12 @@ def as_format(cases: Iterable[Case], name: str) -> list[Case]:
     """The same cases, with outputs named for the format.
 
     Raises:
-        UsageError: the format must refer to a DICOM series, and a case is none.
+        UsageError: the format must refer to a DICOM series, and a case is none; or two cases that differ in
+            their suffix alone would write one output.
     """
     cases = list(cases)
     if name == LABEL_MAP:
         return cases
-    if name == "dicom-seg":
-        return as_dicom_seg(cases)
     chosen = FORMATS[name]
     for case in cases:
         if chosen.needs_series and not case.source.is_dir():
@@ -63,9 +63,11 @@ def as_format(cases: Iterable[Case], name: str) -> list[Case]:
                 f"{case.source}: is no DICOM series, and --output-format {name} must refer to one. "
                 "Leave the option out for this input"
             )
-    return [
-        replace(case, output=case.output.with_name(_stem(case.output.name) + chosen.suffix)) for case in cases
+    cases = [
+        replace(case, output=case.output.with_name(stem(case.output.name) + chosen.suffix)) for case in cases
     ]
+    refuse_shared_outputs((case.source, case.output) for case in cases)
+    return cases
 
 
 def label_writer(name: str, *, version: str, with_report: bool = False) -> LabelWriter:
@@ -149,11 +151,6 @@ def _measures(part: Kidney | Tumor) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _stem(name: str) -> str:
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
-    return name.removesuffix(suffix)
-
-
 def _write_series_object(
     write: Any,
     write_report: Any,
@@ -165,9 +162,10 @@ def _write_series_object(
     findings: Findings,
 ) -> None:
     segments = segments_of(labels, findings)
-    write(path, segments, native, source, version=version)
-    if write_report is not None:
-        write_report(path.with_suffix(REPORT_SUFFIX), path, segments, source, version=version)
+    with staged(path) as partial:  # both files, or none
+        write(partial, segments, native, source, version=version)
+        if write_report is not None:
+            write_report(partial.with_suffix(REPORT_SUFFIX), partial, segments, source, version=version)
 
 
 def _write_nrrd(

@@ -68,6 +68,7 @@ class Page:
             labels: (z, y, x), same voxels.
             findings: of these labels.
         """
+        self._pictures.pop(escape(name), None)  # those of an earlier result, even if the new ones fail
         self._pictures[escape(name)] = "".join(_pictures(ct, labels, findings))
 
     def write(self, cases: Sequence[CaseReport], run: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ class CaseReport:
             writing behind included).
         voxels: of the written label map: "kidney" (label 1) and "tumor" (label 2).
         kidney_ml, tumor_ml: their volumes.
-        structures: kidney and tumor ml of each structure (a kidney with its tumors), largest first, and the
+        structures: kidney and tumor ml of each structure (a kidney with its tumors), and the
             side of the body's middle it lies on ("left" is the patient's left).
         input: `spacing_mm` and `shape_vox` (z, y, x) of the CT, and `dicom`: its UIDs, where it has any.
         kidneys, tumors: what was measured of each (`runner.findings`).

@@ -6,8 +6,9 @@ does not stop the others.
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class Options:
         probabilities: folder for the probability maps on the ROI grid.
         page: takes pictures of each result.
         write_labels: how outputs are written.
+        beside: ending of a file that it writes beside each output.
     """
 
     output: Path
@@ -80,6 +82,7 @@ class Options:
     probabilities: Path | None = None
     page: Page | None = None
     write_labels: LabelWriter = write_as_label_map
+    beside: str | None = None
 
 
 def run_cases(
@@ -116,7 +119,7 @@ def run_cases(
     for case in cases:
         report = CaseReport(case.name, str(case.source), case.output.as_posix(), recipe=dict(options.recipe))
         earlier = options.earlier.get(report.output)
-        if not (options.skip_existing and _is_written(options.output / case.output)):
+        if not (options.skip_existing and _is_written(options.output / case.output, options.beside)):
             waiting.append((case, report))
         elif earlier is None or not earlier.recipe:
             skipped.append(replace(report, status="skipped", recipe={}))
@@ -169,8 +172,9 @@ def _sweep(cases: Sequence[Case], options: Options) -> None:
         sweep(folder)
 
 
-def _is_written(path: Path) -> bool:
-    return os.path.isfile(path) and os.path.getsize(path) > 0  # noqa: PTH202
+def _is_written(path: Path, beside: str | None) -> bool:
+    files = [path] if beside is None else [path, path.with_suffix(beside)]
+    return all(os.path.isfile(file) and os.path.getsize(file) > 0 for file in files)  # noqa: PTH202
 
 
 def _segment(
@@ -240,19 +244,26 @@ def _write_locked(
 def _write_extras(
     case: Case, report: CaseReport, ct: Ct, segmented: SegmentedCt, findings: Findings, options: Options
 ) -> None:
-    """Write pictures and probabilities. If that fails, the label map stays valid."""
+    """Write pictures and probabilities. If one fails, the others and the label map stay valid."""
     labels = segmented.labels
-    try:
-        if options.probabilities is not None:
+    if options.probabilities is not None:
+        with _spared(report, "probabilities"):
             _write_probabilities(options.probabilities / case.name, ct, segmented)
-        if options.previews is not None:
-            with report.timed("preview"):
-                write_preview(options.previews / f"{case.name}.png", case.name, ct, labels, findings)
-        if options.page is not None:
-            with report.timed("page"):
-                options.page.add(case.name, ct, labels, findings)
+    if options.previews is not None:
+        with _spared(report, "preview"), report.timed("preview"):
+            write_preview(options.previews / f"{case.name}.png", case.name, ct, labels, findings)
+    if options.page is not None:
+        with _spared(report, "the page's pictures"), report.timed("page"):
+            options.page.add(case.name, ct, labels, findings)
+
+
+@contextmanager
+def _spared(report: CaseReport, what: str) -> Iterator[None]:
+    """A failure becomes a warning."""
+    try:
+        yield
     except Exception as error:
-        report.warnings.append(f"preview or probabilities not written ({type(error).__name__}: {error})")
+        report.warnings.append(f"{what} not written ({type(error).__name__}: {error})")
         log.debug("traceback of %s", report.name, exc_info=error)
 
 
