@@ -14,10 +14,21 @@ from evaluation.label_grid import resample_labels
 from inference.geometry import RoiSpec
 from inference.method.roi import place_roi
 from tests.helpers import truncate
-from training.cache import HU_STEP, IGNORE, LOWEST_HU, SLAB_VOX, cached_names, load_label_maps, load_scans
+from training.cache import (
+    HU_STEP,
+    IGNORE,
+    LOWEST_HU,
+    SCANS,
+    SLAB_VOX,
+    Scan,
+    cached_names,
+    load_label_maps,
+    load_scans,
+    save_scan,
+)
 from training.cli import main
 from training.config import AS_THEY_ARE
-from training.prepare import LABEL_SPACING_MM, prepare
+from training.prepare import LABEL_SPACING_MM, Source, _prepare_case, prepare
 from training.synthetic import place_patient, sample_inside, sample_labels
 
 SPACING_MM = (4.0, 2.0, 2.0)
@@ -197,6 +208,32 @@ def test_a_second_call_only_does_what_is_missing(data: Path, cache: Path) -> Non
     assert list(prepare(data, cache, spacing_mm=2.0)) == ["case_00030"]
     assert entry.stat().st_mtime_ns == before
     assert not list(cache.glob(".*"))
+
+
+def test_what_a_killed_call_leaves_is_no_entry(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / SCANS).mkdir()
+    one = Scan("one", "one", "train", *(np.zeros((2, 2, 2), np.uint8),) * 2, 2.0, False, False, False)
+    label_map = Source("case_00020", data / "case_00020", "kits", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            _prepare_case(label_map, tmp_path, 2.0)
+        with pytest.raises(KeyboardInterrupt):
+            save_scan(tmp_path / SCANS / "one.npz", one)
+    assert len(list(tmp_path.rglob(".*"))) == 2
+    assert not load_scans(tmp_path)
+    with pytest.raises(ValueError, match="no prepared cases"):
+        cached_names(tmp_path)
+    _prepare_case(label_map, tmp_path, 2.0)
+    save_scan(tmp_path / SCANS / "one.npz", one)
+    assert cached_names(tmp_path) == ["case_00020"]
+    assert [scan.name for scan in load_scans(tmp_path)] == ["one"]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_the_command_counts_failures(data: Path, cache: Path) -> None:

@@ -3,7 +3,7 @@
 Nothing here reads a medical format, so that training runs where only PyTorch and NumPy are installed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,8 +129,14 @@ def save_scan(path: Path, scan: Scan) -> None:
         "role": np.asarray(scan.role),
         "flags": np.asarray([scan.has_kidney, scan.has_tumor, scan.is_slice]),
     }
-    partial = path.with_name(f".{path.name}.partial.npz")
-    np.savez_compressed(partial, allow_pickle=False, **arrays)
+    write_arrays(path, arrays)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray]) -> None:
+    """Write one entry of a cache; under its name, and under any that ends in .npz, it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:  # given a name, NumPy would add .npz to it
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     partial.replace(path)
 
 

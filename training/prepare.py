@@ -36,7 +36,7 @@ from inference.runner.cases import (
     TOTALSEGMENTATOR_IMAGE,
     TOTALSEGMENTATOR_LABELS,
 )
-from training.cache import IGNORE, MARGIN_MM, SCANS, Scan, save_scan, to_grey, triple
+from training.cache import IGNORE, MARGIN_MM, SCANS, Scan, save_scan, to_grey, triple, write_arrays
 
 INDEX = "index.json"
 TOTALSEGMENTATOR_KIDNEYS = ("kidney_left", "kidney_right", "kidney_cyst_left", "kidney_cyst_right")
@@ -149,10 +149,7 @@ def _prepare_case(source: Source, cache: Path, spacing_mm: float) -> None:
     if source.layout == "kits":
         if not labels.any():
             raise CaseError(f"{source.folder / KITS19_SEGMENTATION}: nothing is labelled. Get the file again")
-        arrays = _label_arrays(labels, native.spacing_mm)
-        partial = cache / f".{source.name}.partial.npz"
-        np.savez_compressed(partial, allow_pickle=False, **arrays)
-        partial.replace(cache / f"{source.name}.npz")
+        write_arrays(cache / f"{source.name}.npz", _label_arrays(labels, native.spacing_mm))
     if ct is not None:
         save_scan(cache / SCANS / f"{source.name}.npz", _scan(source, ct, labels, spacing_mm))
 
