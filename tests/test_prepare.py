@@ -1,6 +1,7 @@
 """KiTS19 folders to cache entries: geometry by hand, the odd headers, broken cases."""
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -28,7 +29,7 @@ from training.cache import (
 )
 from training.cli import main
 from training.config import AS_THEY_ARE
-from training.prepare import LABEL_SPACING_MM, Source, _prepare_case, prepare
+from training.prepare import LABEL_SPACING_MM, Source, _prepare_case, _try_case, prepare
 from training.synthetic import place_patient, sample_inside, sample_labels
 
 SPACING_MM = (4.0, 2.0, 2.0)
@@ -176,6 +177,51 @@ def test_a_slice_becomes_a_slab_with_its_labels(tmp_path: Path) -> None:
         assert (one.labels[0] == label).sum() * 16 == pytest.approx(
             (truth()[19] == label).sum() * 4, rel=0.15
         )
+
+
+def test_a_slice_that_cannot_be_read_is_one_line_and_ends_no_other(tmp_path: Path) -> None:
+    image, labels = np.zeros((1, 60, 80), np.int16), truth()[19:20]
+    faults = {
+        "a_no_image": "imaging.nii.gz: cannot be read",
+        "b_cut_off": "imaging.nii.gz: cannot be read",
+        "c_volume": r"imaging.nii.gz: is \(30, 60, 80\), not one slice",
+        "d_ignored": "segmentation.nii.gz: values 0 to 255",
+        "e_other_size": r"segmentation.nii.gz: has \(60, 40\) pixels, its CT \(60, 80\)",
+    }
+    for name in (*faults, "whole"):
+        save_nifti(tmp_path / name / "imaging.nii.gz", image)
+        save_nifti(tmp_path / name / "segmentation.nii.gz", labels)
+    (tmp_path / "a_no_image" / "imaging.nii.gz").unlink()
+    truncate(tmp_path / "b_cut_off" / "imaging.nii.gz")
+    save_nifti(tmp_path / "c_volume" / "imaging.nii.gz", np.zeros(SHAPE, np.int16))
+    save_nifti(tmp_path / "d_ignored" / "segmentation.nii.gz", np.where(labels > 1, IGNORE, labels))
+    save_nifti(tmp_path / "e_other_size" / "segmentation.nii.gz", labels[:, :, :40])
+    (tmp_path / "index.json").write_text(json.dumps({name: {"slice": 19} for name in (*faults, "whole")}))
+    failed = prepare(tmp_path, tmp_path / "cache")
+    assert list(failed) == list(faults)
+    for name, reason in failed.items():
+        assert re.search(faults[name], reason), reason
+        assert "\n" not in reason
+    assert [scan.name for scan in load_scans(tmp_path / "cache")] == ["whole"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("x"), "case_00000: KeyError: 'x'. This is a bug: report it"),
+        (MemoryError(), "case_00000: does not fit in memory. Prepare fewer cases at once, or crop the CT"),
+        (OSError(28, "No space left on device"), "cache: No space left on device. Check the cache's folder"),
+    ],
+)
+def test_what_nobody_expects_of_a_case_ends_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("training.prepare._prepare_case", fail)
+    source = Source("case_00000", tmp_path / "case_00000", "kits", {})
+    assert _try_case(source, tmp_path / "cache", 3.0) == f"{tmp_path}/{line}"
 
 
 def test_totalsegmentators_layout(tmp_path: Path) -> None:

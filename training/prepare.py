@@ -15,6 +15,7 @@ anything else (left out). `slice` marks a single axial slice with complete label
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from evaluation.label_grid import resample_labels, widening
-from inference.formats.ct import CaseError, Ct, read_ct
+from inference.formats.ct import BAD_FILE_ERRORS, CaseError, Ct, read_ct
+from inference.formats.preflight import check_place
 from inference.geometry import KIDNEY, TUMOR, Roi, RoiSpec, resample
 from inference.runner.cases import (
     KITS19_IMAGE,
@@ -38,6 +40,7 @@ from inference.runner.cases import (
 )
 from training.cache import IGNORE, MARGIN_MM, SCANS, Scan, save_scan, to_grey, triple, write_arrays
 
+log = logging.getLogger("training")
 INDEX = "index.json"
 TOTALSEGMENTATOR_KIDNEYS = ("kidney_left", "kidney_right", "kidney_cyst_left", "kidney_cyst_right")
 LABEL_SPACING_MM = 2.0
@@ -136,6 +139,14 @@ def _try_case(source: Source, cache: Path, spacing_mm: float) -> str | None:
         _prepare_case(source, cache, spacing_mm)
     except CaseError as error:
         return str(error)
+    except MemoryError:
+        return f"{source.folder}: does not fit in memory. Prepare fewer cases at once, or crop the CT"
+    except OSError as error:
+        return f"{error.filename or cache}: {error.strerror or error}. Check the cache's folder"
+    except Exception as error:  # no case ends the others
+        log.debug("traceback of %s", source.name, exc_info=error)
+        text = " ".join(str(error).split())
+        return f"{source.folder}: {type(error).__name__}: {text}. This is a bug: report it"
     return None
 
 
@@ -169,13 +180,7 @@ def _read_labels(source: Source, ct: Ct | None) -> tuple[NDArray[np.uint8], Ct]:
         truth = read_ct(path)
         if ct is not None:
             _check_grid(ct, truth, path)
-        values = np.unique(truth.hu)
-        allowed = (0, 1, 2, IGNORE) if source.layout == "index" else (0, 1, 2)
-        if not np.isin(values, allowed).all():
-            raise CaseError(
-                f"{path}: values {values.min()} to {values.max()}; expected 0 background, 1 kidney, 2 tumor. "
-                "Merge cysts (3) into the kidney, or name KiTS19's own label maps"
-            )
+        _check_values(truth.hu, path, (0, 1, 2, IGNORE) if source.layout == "index" else (0, 1, 2))
         new = truth.hu.astype(np.uint8)
         result = new if result is None else np.maximum(result, new)
         native = truth
@@ -191,6 +196,15 @@ def _check_grid(ct: Ct, truth: Ct, path: Path) -> None:
         raise CaseError(f"{path}: lies on another grid than its CT. Get both again")
 
 
+def _check_values(labels: NDArray, path: Path, allowed: tuple[int, ...]) -> None:
+    values = np.unique(labels)
+    if not np.isin(values, allowed).all():
+        raise CaseError(
+            f"{path}: values {values.min()} to {values.max()}; expected 0 background, 1 kidney, 2 tumor. "
+            "Merge cysts (3) into the kidney, or name KiTS19's own label maps"
+        )
+
+
 def _scan(source: Source, ct: Ct, labels: NDArray[np.uint8], spacing_mm: float) -> Scan:
     """A CT and its labels on an isotropic grid."""
     roi = _whole_scan(ct.hu.shape, ct.spacing_mm, spacing_mm)
@@ -202,11 +216,13 @@ def _scan(source: Source, ct: Ct, labels: NDArray[np.uint8], spacing_mm: float) 
 
 def _slice_scan(source: Source, spacing_mm: float) -> Scan:
     """One slice, whose labels are complete; along z it has one voxel, whatever its thickness."""
-    images: list[Any] = [nib.load(source.folder / name) for name in (KITS19_IMAGE, KITS19_SEGMENTATION)]
-    step = spacing_mm / np.asarray(
-        images[0].header.get_zooms()[1:3]
-    )  # (slice, row, column), as KiTS stores them
-    hu, labels = (np.asanyarray(image.dataobj)[0] for image in images)
+    path = source.folder / KITS19_SEGMENTATION
+    hu, pixel_mm = _read_slice(source.folder / KITS19_IMAGE)
+    labels, _ = _read_slice(path)
+    _check_values(labels, path, (0, 1, 2))
+    if hu.shape != labels.shape:
+        raise CaseError(f"{path}: has {labels.shape} pixels, its CT {hu.shape}. Get both again")
+    step = spacing_mm / np.asarray(pixel_mm)
     soft = ndimage.gaussian_filter(hu.astype(np.float32), widening(step))
     grey = to_grey(ndimage.zoom(soft, 1 / step, order=1, grid_mode=True, mode="nearest"))
     shares = [
@@ -218,6 +234,22 @@ def _slice_scan(source: Source, spacing_mm: float) -> Scan:
     ]  # fmt: skip
     kept = np.add(*[(share > 0.5).astype(np.uint8) for share in shares])
     return _as_scan(source, grey[None], kept[None], spacing_mm, has_tumor=True)
+
+
+def _read_slice(path: Path) -> tuple[NDArray, tuple[float, float]]:
+    """(row, column) of a file of one slice, which `read_ct` refuses as no volume, and the size of a pixel."""
+    try:
+        check_place(path)
+        image: Any = nib.load(path)
+        stored = np.asanyarray(image.dataobj)  # (slice, row, column), as KiTS stores them
+    except CaseError:
+        raise
+    except BAD_FILE_ERRORS as error:
+        text = " ".join(str(error).split())
+        raise CaseError(f"{path}: cannot be read ({text}). Check or copy the file again") from error
+    if stored.ndim != 3 or len(stored) != 1:
+        raise CaseError(f"{path}: is {stored.shape}, not one slice (1, row, column). Extract the slice")
+    return stored[0], image.header.get_zooms()[1:3]
 
 
 def _as_scan(
