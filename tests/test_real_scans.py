@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import isnan, nan, pi
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from inference.geometry import KIDNEY, TUMOR, RoiSpec
 from inference.method.roi import normalise
-from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan, to_grey
+from training.cache import HU_STEP, IGNORE, LOWEST_HU, SCANS, Scan, save_scan, to_grey
 from training.chain import PRESETS
 from training.config import CropCentres, SourceShares
-from training.data import Mixture, RealScans
+from training.data import Mixture, Patients, RealScans
 from training.real.augment import UNVARIED, ScanSampling, draw_scan_sample, smooth
 from training.real.lesions import Kind, Lesion, LesionRanges, draw_lesions, draw_mass, paint, push_aside
 from training.real.validation import ScanScore, score_kidneys, score_tumors, summarise
@@ -279,6 +280,29 @@ def test_sources_come_in_their_shares() -> None:
 def test_a_coarser_cache_is_refused() -> None:
     with pytest.raises(ValueError, match="--spacing-mm 2"):
         RealScans([scan()], replace(CONFIG, roi=RoiSpec()))
+    with pytest.raises(ValueError, match=r"coarse: was prepared at 4\.0 mm"):
+        RealScans([scan(), scan(name="coarse", spacing_mm=4.0)], CONFIG)
+
+
+def save_scans(cache: Path, *scans: Scan) -> Path:
+    (cache / SCANS).mkdir(parents=True)
+    for one in scans:
+        save_scan(cache / SCANS / f"{one.name}.npz", one)
+    return cache
+
+
+@pytest.mark.parametrize(("spacing_mm", "fault"), [(2.0, "finer"), (4.0, "coarser")])
+def test_scans_are_validated_on_as_they_are_and_so_on_the_networks_grid(
+    tmp_path: Path, spacing_mm: float, fault: str
+) -> None:
+    other = scan(name="other", case="case_2", role="set_aside", spacing_mm=spacing_mm)
+    cache = save_scans(tmp_path / "cache", scan(), other)
+    with pytest.raises(ValueError, match=f"other: was prepared at {spacing_mm} mm, {fault} .*--spacing-mm 3"):
+        Patients(CONFIG, cache, fold=None)
+    fine = scan(name="fine", case="case_3", spacing_mm=2.0)
+    aside = scan(name="aside", case="case_2", role="set_aside")
+    patients = Patients(CONFIG, save_scans(tmp_path / "finer", fine, aside), fold=None)
+    assert [one.name for one in patients.scans] == ["fine"]  # training resamples
 
 
 def test_sources_are_named_and_sum_to_one_in_the_shipped_chain() -> None:

@@ -55,12 +55,7 @@ class RealScans(Dataset[Sample]):
     ) -> None:
         self.scans, self.config, self.painted_share, self.stream = scans, config, painted_share, stream
         self.with_tumor = [scan for scan in scans if scan.tumor_voxels.size]
-        coarse = [scan.name for scan in scans if scan.spacing_mm > config.roi.spacing_mm]
-        if coarse:
-            raise ValueError(
-                f"{coarse[0]}: was prepared at {scans[0].spacing_mm} mm, coarser than the network's "
-                f"{config.roi.spacing_mm} mm. Prepare another cache with --spacing-mm {config.roi.spacing_mm}"
-            )
+        _check_spacing(scans, config.roi.spacing_mm, is_resampled=True)
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.config.seed, self.stream, index, 1])
@@ -203,6 +198,19 @@ def split_cases(
     return [n for n in sorted(names) if n not in held_out], sorted(held_out) or list(names)
 
 
+def _check_spacing(scans: Sequence[Scan], wanted_mm: float, *, is_resampled: bool) -> None:
+    """Refuse scans that were prepared on another grid than the network's; resampled ones may be finer."""
+    for scan in scans:
+        if scan.spacing_mm == wanted_mm or (is_resampled and scan.spacing_mm < wanted_mm):
+            continue
+        fault = "coarser" if scan.spacing_mm > wanted_mm else "finer"
+        reason = "" if is_resampled else ", and validation takes it as it is"
+        raise ValueError(
+            f"{scan.name}: was prepared at {scan.spacing_mm} mm, {fault} than the network's {wanted_mm} mm"
+            f"{reason}. Prepare another cache with --spacing-mm {wanted_mm}"
+        )
+
+
 class Patients(lightning.LightningDataModule):
     """Training and validation samples of a run.
 
@@ -214,6 +222,9 @@ class Patients(lightning.LightningDataModule):
         cache: from `prepare`; None synthesises the kidneys too.
         fold: (k, n): the k-th of n parts of the cases is held out; None trains on all labelled scans.
         workers: processes that make samples ahead; 0: the main process makes them, on its device.
+
+    Raises:
+        ValueError: scans to validate on lie on another grid than the network's; training's may be finer.
     """
 
     def __init__(
@@ -237,6 +248,7 @@ class Patients(lightning.LightningDataModule):
         self.validation_scans = [
             s for s in scans if s.role == "set_aside" or (s.case in held_out and not s.is_slice)
         ]
+        _check_spacing(self.validation_scans, config.roi.spacing_mm, is_resampled=False)
         # neither a slice nor a CT synthesised around the label map may show a case that is tested on
         tested = {s.case for s in self.validation_scans} | set(LEFT_OUT)
         self.scans = [

@@ -68,8 +68,10 @@ def reproduce(
         from training.prepare import prepare
 
         cache = cache or out / "cache"
+        spacing_mm = chain[0].config.roi.spacing_mm
         for folder in data:
-            for error in prepare(folder, cache, processes=max(1, workers)).values():
+            failed = prepare(folder, cache, spacing_mm=spacing_mm, processes=max(1, workers))
+            for error in failed.values():
                 log.error("%s", error)
     networks: dict[str, list[Path]] = {}
     for wave in waves(chain):
