@@ -305,6 +305,25 @@ def test_scans_are_validated_on_as_they_are_and_so_on_the_networks_grid(
     assert [one.name for one in patients.scans] == ["fine"]  # training resamples
 
 
+@pytest.mark.parametrize("fold", [None, (0, 2)])
+def test_a_case_with_a_scan_set_aside_is_not_trained_on(tmp_path: Path, fold: tuple[int, int] | None) -> None:
+    background = {"labels": np.zeros(SHAPE, np.uint8), "has_kidney": False, "has_tumor": False}
+    cache = save_scans(
+        tmp_path,
+        scan(name="abdomen", case="both", role="set_aside"),
+        scan(name="chest", case="both", **background),
+        scan(name="head", case="other", **background),
+        scan(name="left_out", case="case_00002"),  # LEFT_OUT is about label maps and slices
+        scan(name="labelled", case="case_1"),
+    )
+    patients = Patients(CONFIG, cache, fold=fold)
+    trained = {one.case for one in patients.scans}
+    assert not trained & {one.case for one in patients.validation_scans}
+    assert "other" in trained
+    if fold is None:
+        assert patients.training_names == ["head", "labelled", "left_out"]
+
+
 def test_sources_are_named_and_sum_to_one_in_the_shipped_chain() -> None:
     for name in ("kidney-scans", "tumor-scans"):
         shares = PRESETS[name].sources

@@ -215,7 +215,8 @@ class Patients(lightning.LightningDataModule):
     """Training and validation samples of a run.
 
     Where the cache holds real scans, validation is on those alone that training does not see: the ones set
-    aside, and with a fold the labelled ones that it holds out. Otherwise it is on synthetic CTs.
+    aside, and with a fold the labelled ones that it holds out. Nor does training see another scan of their
+    cases. Otherwise validation is on synthetic CTs.
 
     Args:
         config: of the run.
@@ -249,10 +250,12 @@ class Patients(lightning.LightningDataModule):
             s for s in scans if s.role == "set_aside" or (s.case in held_out and not s.is_slice)
         ]
         _check_spacing(self.validation_scans, config.roi.spacing_mm, is_resampled=False)
-        # neither a slice nor a CT synthesised around the label map may show a case that is tested on
-        tested = {s.case for s in self.validation_scans} | set(LEFT_OUT)
+        # no scan, no slice and no CT synthesised around the label map may show a case that is validated on;
+        # the cases left out are in whole scans alone, which folds hold out
+        validated = {s.case for s in self.validation_scans}
+        tested = validated | set(LEFT_OUT)
         self.scans = [
-            s for s in scans if s.role == "train" and s.case not in (tested if s.is_slice else held_out)
+            s for s in scans if s.role == "train" and s.case not in (tested if s.is_slice else validated)
         ]
         self.map_names = [name for name in names if name not in tested]
         self.validation_maps: list[str] = []
