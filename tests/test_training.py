@@ -30,7 +30,7 @@ from inference.networks.weights import WeightsMetadata, load_weights, save_weigh
 from tests.helpers import write_weights
 from training.cache import IGNORE, LabelMap, cached_names, load_label_maps
 from training.chain import CHAIN, PRESETS, TINY_CHAIN
-from training.checkpoints import METADATA, export_weights
+from training.checkpoints import METADATA, export_weights, load_tensors
 from training.cli import main
 from training.config import AS_THEY_ARE, LossConfig, SamplingConfig, SourceShares
 from training.data import CachedSamples, EpochSampler, Patients, split_cases
@@ -408,6 +408,26 @@ def test_any_checkpoint_can_be_exported(uninterrupted: Path, tmp_path: Path) -> 
     assert all(torch.equal(loaded.model.state_dict()[k.removeprefix("net.")], expected[k]) for k in expected)
     with pytest.raises(ValueError, match="no such checkpoint"):
         export_weights(tmp_path / "none.ckpt", tmp_path / "kidney.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content", [b"junk bytes", b"", b"PK\3\4 cut off", [1], {METADATA: "{}"}, torch.ones(2)]
+)
+def test_what_is_no_checkpoint_is_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: object
+) -> None:
+    junk = tmp_path / "junk.ckpt"
+    if isinstance(content, bytes):
+        junk.write_bytes(content)
+    else:
+        torch.save(content, junk)
+    with pytest.raises(ValueError, match=f"{junk}: not a checkpoint of this project"):
+        load_tensors(junk)
+    result = CliRunner().invoke(main, ["export", str(junk), str(tmp_path / "x.safetensors")])
+    assert result.exit_code == 2
+    (line,) = caplog.messages
+    assert line.startswith(f"{junk}: not a checkpoint of this project's training. ")
+    assert "\n" not in line
 
 
 def test_activation_checkpointing_changes_nothing_but_memory() -> None:

@@ -19,6 +19,8 @@ from inference.networks.weights import (
 
 METADATA = "weights_metadata"
 """Key of a checkpoint: the metadata of its weights, as JSON."""
+STATE = "state_dict"
+"""Lightning's key of a checkpoint: its tensors."""
 VALIDATION_DSC = "validation_dsc"
 """Key of the weights' provenance."""
 
@@ -99,12 +101,14 @@ def _write(out: Path, tensors: Mapping[str, Tensor], metadata: WeightsMetadata) 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], WeightsMetadata]:
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if METADATA not in content:
-        raise ValueError(f"{path}: not a checkpoint of this project's training")
+    foreign = f"{path}: not a checkpoint of this project's training. Name one that `train` wrote"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle of other bytes raises whatever these lead to
+        raise ValueError(f"{foreign} ({type(error).__name__})") from error
+    if not isinstance(content, dict) or not {METADATA, STATE} <= content.keys():
+        raise ValueError(foreign)
     tensors = {
-        key.removeprefix("net."): value
-        for key, value in content["state_dict"].items()
-        if key.startswith("net.")
+        key.removeprefix("net."): value for key, value in content[STATE].items() if key.startswith("net.")
     }
     return tensors, parse_metadata(path, content[METADATA])
