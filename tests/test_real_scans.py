@@ -222,14 +222,23 @@ def test_a_cyst_is_fluid_and_a_tumor_follows_its_kidney() -> None:
     ratios = []
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        cyst, _ = paint(hu, labels.clone(), mm, [lesion(kind="cyst")], ranges, rng)
+        cyst, _ = paint(hu, labels, mm, [lesion(kind="cyst")], ranges, rng)
         assert ranges.cyst_hu[0] - 1 <= float(cyst[core].mean()) <= ranges.cyst_hu[1] + 1
         plain = replace(ranges, necrosis_share=0.0, texture_hu=(1.0, 1.001))
-        tumor, _ = paint(hu, labels.clone(), mm, [lesion()], plain, rng)
+        tumor, _ = paint(hu, labels, mm, [lesion()], plain, rng)
         ratios.append(float(tumor[core].mean()) / 180)
     assert np.median(ratios) == pytest.approx(0.63, abs=0.15)  # as in real tumors
     assert min(ratios) > 0.05
     assert max(ratios) < 1.35
+
+
+def test_painting_leaves_what_it_is_given() -> None:
+    hu, labels = torch.full((41,) * 3, 180.0), torch.ones((41,) * 3, dtype=torch.uint8)
+    painted_hu, painted = paint(hu, labels, axes(), [lesion()], LesionRanges(), np.random.default_rng(0))
+    assert (painted == TUMOR).any()
+    assert (painted_hu != hu).any()
+    assert (hu == 180.0).all()
+    assert (labels == KIDNEY).all()
 
 
 def test_what_floats_beside_the_kidney_or_lies_on_bone_is_not_painted() -> None:

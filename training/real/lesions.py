@@ -284,8 +284,7 @@ def _paint_one(
     alpha = torch.sigmoid(depth / edge * 2.2) * (is_kidney | (near < BONE_HU))
     hu, labels = hu.clone(), labels.clone()
     hu[box] = near + (value - near) * alpha
-    near_labels[inside & (near_labels != IGNORE)] = LABELS[lesion.kind]
-    labels[box] = near_labels
+    labels[box][inside & (near_labels != IGNORE)] = LABELS[lesion.kind]
     return hu, labels
 
 
