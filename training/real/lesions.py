@@ -10,7 +10,7 @@ within the tumor 10, 15, 21, 28, 42 HU at the 5th, 25th, 50th, 75th and 95th per
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,12 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.geometry import KIDNEY, TUMOR
-from training.cache import HU_STEP, IGNORE, LOWEST_HU
+from training.cache import HU_STEP, IGNORE, LOWEST_HU, Scan
 from training.synthesis.fields import SEED_LIMIT
 from training.synthesis.ranges import Range
-
-if TYPE_CHECKING:
-    from training.real.augment import Scan
 
 UNENHANCED_HU = 60.0
 """Parenchyma below this has no contrast agent in it."""
@@ -131,7 +128,7 @@ class Lesion:
 
 
 def draw_lesions(
-    scan: "Scan",
+    scan: Scan,
     rng: Generator,
     ranges: LesionRanges,
     to_sample_mm: Callable[[NDArray[np.float64]], NDArray[np.float64]],
@@ -163,7 +160,7 @@ def draw_lesions(
 
 
 def draw_mass(
-    scan: "Scan",
+    scan: Scan,
     rng: Generator,
     ranges: LesionRanges,
     to_sample_mm: Callable[[NDArray[np.float64]], NDArray[np.float64]],
