@@ -314,6 +314,17 @@ def test_scans_are_validated_on_as_they_are_and_so_on_the_networks_grid(
     assert [one.name for one in patients.scans] == ["fine"]  # training resamples
 
 
+def test_tumors_are_not_validated_on_scans_without_a_kidney(tmp_path: Path) -> None:
+    empty = scan(name="empty", case="empty", role="set_aside", has_kidney=False, has_tumor=False)
+    labelled = scan(name="a", case="a"), scan(name="b", case="b")
+    cache, tumor = save_scans(tmp_path, empty, *labelled), replace(CONFIG, stage="tumor")
+    with pytest.raises(ValueError, match="no scan to validate on shows a kidney"):
+        Patients(tumor, cache, fold=None)
+    assert Patients(tumor, cache, fold=(0, 2)).validation_names == ["a", "empty"]
+    assert Patients(CONFIG, cache, fold=None).validation_names == ["empty"]
+    Patients(tumor, None)  # on synthetic CTs
+
+
 @pytest.mark.parametrize("fold", [None, (0, 2)])
 def test_a_case_with_a_scan_set_aside_is_not_trained_on(tmp_path: Path, fold: tuple[int, int] | None) -> None:
     background = {"labels": np.zeros(SHAPE, np.uint8), "has_kidney": False, "has_tumor": False}

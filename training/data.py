@@ -226,6 +226,7 @@ class Patients(lightning.LightningDataModule):
 
     Raises:
         ValueError: scans to validate on lie on another grid than the network's; training's may be finer.
+            Or the stage is the tumor's, and none of them shows a kidney.
     """
 
     def __init__(
@@ -250,6 +251,12 @@ class Patients(lightning.LightningDataModule):
             s for s in scans if s.role == "set_aside" or (s.case in held_out and not s.is_slice)
         ]
         _check_spacing(self.validation_scans, config.roi.spacing_mm, is_resampled=False)
+        shows_kidneys = any(s.has_kidney for s in self.validation_scans)
+        if config.stage == "tumor" and self.validation_scans and not shows_kidneys:
+            raise ValueError(
+                f"{cache}: no scan to validate on shows a kidney, and tumors are scored in kidneys alone. "
+                "Hold out labelled scans with --fold K/N, or set one aside"
+            )
         # no scan, no slice and no CT synthesised around the label map may show a case that is validated on;
         # the cases left out are in whole scans alone, which folds hold out
         validated = {s.case for s in self.validation_scans}
