@@ -159,7 +159,7 @@ class TrainConfig:
         head_bias: that bias.
         threshold: see `WeightsMetadata`; for the loss it is always 0.5.
         min_tumor_mm3: see `WeightsMetadata`; KiTS19's smallest tumor has 800.
-        mirror: see `WeightsMetadata`; training itself is the same.
+        mirror: see `WeightsMetadata`. In training it changes samples in a GPU's pool alone (`pool.vary`).
         split_seed: of the folds. `seed` may differ along a chain of runs; the cases held out may not.
     """
 

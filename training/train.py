@@ -29,7 +29,7 @@ SPLIT = "split.json"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and on what a run takes place; nothing here changes what is computed but `fold` and `init`.
+    """Where a run takes place, on what data and devices, and how long; its recipe is a `TrainConfig`.
 
     Attributes:
         out: folder of the run: checkpoints, metrics.csv, curves.png, TensorBoard, weights.
@@ -40,8 +40,9 @@ class RunOptions:
         max_minutes: stop after this, at the end of an epoch; 0 is no limit.
         anneal_in_time: the learning rate falls within `max_minutes`, if the planned steps take longer; such a
             run is finished then, and not to be resumed.
-        accelerator, devices, nodes: as Lightning has them; several devices train with DDP.
-        workers: processes that draw samples ahead.
+        accelerator, devices, nodes: as Lightning has them; several devices train with DDP, a batch each.
+        workers: processes that draw samples ahead; on a GPU they fill a pool, from which each step draws some
+            and varies them (`SamplePool`).
     """
 
     out: Path
