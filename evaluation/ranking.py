@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 from evaluation.evaluate import find_label_maps, score_case
 from evaluation.metrics import REGIONS
-from evaluation.scoreboard import markdown_table
+from evaluation.scoreboard import check_writable, markdown_table
 from inference.exit_codes import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
+from inference.formats.staging import staged
 
 DICE, SURFACE = tuple(REGIONS), tuple(f"{region}_surface" for region in REGIONS)
 Scores = Mapping[str, float]
@@ -92,14 +93,16 @@ def rank(scores: Mapping[str, Mapping[str, Scores | None]]) -> list[Place]:
     ]
 
 
-def score_submission(folder: Path, truth: Mapping[str, Path]) -> tuple[dict[str, Scores | None], list[str]]:
+def score_submission(
+    folder: Path, maps: Mapping[str, Path], truth: Mapping[str, Path]
+) -> tuple[dict[str, Scores | None], list[str]]:
     """KiTS23's six scores of each case of the reference, and what was wrong.
 
     Args:
-        folder: label maps, in any layout that `evaluate` knows.
+        folder: the submission.
+        maps: its label maps by case.
         truth: reference label maps by case.
     """
-    maps = find_label_maps(folder)
     scores: dict[str, Scores | None] = {}
     errors = []
     for case, reference in tqdm(truth.items(), folder.name, unit="case", disable=None, leave=False):
@@ -130,19 +133,23 @@ def main(truth: Path, submissions: tuple[Path, ...], out: Path | None) -> None:
         if len({folder.resolve().name for folder in submissions}) < len(submissions):
             raise ValueError("two submissions have one name. Rename a folder")
         references = find_label_maps(truth)
+        maps = {folder: find_label_maps(folder) for folder in submissions}  # all, before the first is scored
+        if out is not None:
+            check_writable(out)
         scores, errors = {}, []
-        for folder in submissions:
-            scores[folder.resolve().name], own = score_submission(folder, references)
+        for folder, own_maps in maps.items():
+            scores[folder.resolve().name], own = score_submission(folder, own_maps, references)
             errors += own
         places = rank(scores)
+        for line in errors:
+            click.echo(line, err=True)
+        click.echo(markdown_table(*_rows(places)))
         if out is not None:
-            _write(out, places, scores)
+            with staged(out) as partial:
+                _write(partial, places, scores)
     except (ValueError, OSError) as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_USAGE)
-    for line in errors:
-        click.echo(line, err=True)
-    click.echo(markdown_table(*_rows(places)))
     sys.exit(EXIT_SOME_FAILED if errors else EXIT_OK)
 
 
@@ -169,7 +176,6 @@ def _rows(places: Sequence[Place]) -> tuple[list[str], list[list[str]]]:
 
 
 def _write(out: Path, places: Sequence[Place], scores: Mapping[str, Mapping[str, Scores | None]]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".json":
         content = {"ranking": [asdict(place) for place in places], "scores": scores}
         out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -128,8 +128,19 @@ def check_report_path(out: Path) -> None:
     Raises:
         ValueError: not a `.json` name, a folder, or in a folder that cannot be made or written.
     """
-    if out.suffix != REPORT_SUFFIX or out.is_dir():
+    if out.suffix != REPORT_SUFFIX:
         raise ValueError(f"--out {out}: not a file name that ends in {REPORT_SUFFIX}. Name one")
+    check_writable(out)
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder of a file that will be written at the end of the work.
+
+    Raises:
+        ValueError: the file is a folder, or in a folder that cannot be made or written.
+    """
+    if out.is_dir():
+        raise ValueError(f"--out {out}: is a folder. Name a file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,6 +1,7 @@
 """Submissions ranked as KiTS23 ranks them, by hand."""
 
 import csv
+import errno
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from evaluation import ranking
 from evaluation.ranking import DICE, SURFACE, main, rank
 
 
@@ -118,6 +120,48 @@ def test_the_command(tmp_path: Path, name: str) -> None:
     else:
         rows = list(csv.DictReader((tmp_path / name).open()))
     assert (rows[0]["submission"], float(rows[0]["dice"])) == ("perfect", 1)
+
+
+def sample(root: Path) -> list[str]:
+    """A reference, and two submissions that are it."""
+    labels = np.zeros((8, 8, 8))
+    labels[2:6, 2:6, 2:6] = 1
+    for folder in ("truth", "first", "second"):
+        save(root / folder / "case_0.nii.gz", labels)
+    return [str(root / folder) for folder in ("truth", "first", "second")]
+
+
+@pytest.mark.parametrize("wrong", ["submission", "folder", "file as folder"])
+def test_what_would_spoil_the_ranking_is_said_before_any_scoring(
+    tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "score_case", lambda *_, **__: pytest.fail("scored"))
+    arguments = sample(tmp_path)
+    if wrong == "submission":
+        arguments.append(str(tmp_path / "mistyped"))
+    elif wrong == "folder":
+        arguments += ["--out", str(tmp_path)]
+    else:
+        arguments += ["--out", str(tmp_path / "truth" / "case_0.nii.gz" / "board.csv")]
+    done = CliRunner().invoke(main, arguments)
+    assert (done.exit_code, done.stdout) == (2, ""), done.exception
+    assert arguments[-1] in done.stderr
+
+
+@pytest.mark.parametrize("name", ["board.json", "board.csv"])
+def test_a_disk_that_is_full_at_the_end_costs_no_table_and_leaves_no_half_a_file(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_half(out: Path, *_: object) -> None:
+        out.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ranking, "_write", write_half)
+    out = tmp_path / "out" / name
+    done = CliRunner().invoke(main, [*sample(tmp_path), "--out", str(out)])
+    assert (done.exit_code, "No space left" in done.stderr) == (2, True)
+    assert "| first" in done.stdout
+    assert list(out.parent.iterdir()) == []
 
 
 def test_wrong_usage_is_2(tmp_path: Path) -> None:
