@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluation.bootstrap import mean_interval
+from evaluation.installed import check_installed
 from evaluation.label_grid import place_around_kidneys, resample_labels
 from evaluation.lesions import Extra, score_extras
 from evaluation.metrics import (
@@ -139,8 +140,10 @@ def evaluate(
         resamples: of the bootstrap for confidence intervals; 0 for none.
 
     Raises:
-        ValueError: nothing to score, or splits that do not make sense.
+        ValueError: nothing to score, splits that do not make sense, or a package that the scores need is not
+            installed.
     """
+    check_scorable(metric, extras)
     parts = read_splits(splits)
     ours, theirs = _find_predictions(predictions, parts), find_label_maps(truth)
     names = sorted(ours.keys() & theirs.keys())
@@ -172,6 +175,18 @@ def evaluate(
         groups,
         {grid: summarise(cases, groups, grid=grid, resamples=resamples) for grid in grids},
     )
+
+
+def check_scorable(metric: Metric, extras: Sequence[Extra] = ()) -> None:
+    """Say before the work that scores need a package that is not installed.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if metric != "kits19":
+        check_installed("surface_distance", f"the surface Dice of {metric}")
+    if "hd95" in extras:
+        check_installed("surface_distance", "the 95 % Hausdorff distance")
 
 
 def read_splits(paths: Iterable[Path]) -> list[Split]:

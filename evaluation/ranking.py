@@ -24,14 +24,15 @@ from statistics import fmean
 import click
 from tqdm import tqdm
 
-from evaluation.evaluate import find_label_maps, score_case
-from evaluation.metrics import REGIONS
+from evaluation.evaluate import check_scorable, find_label_maps, score_case
+from evaluation.metrics import REGIONS, Metric
 from evaluation.scoreboard import check_writable, markdown_table
 from inference.exit_codes import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from inference.formats.staging import staged
 
 DICE, SURFACE = tuple(REGIONS), tuple(f"{region}_surface" for region in REGIONS)
 Scores = Mapping[str, float]
+METRIC: Metric = "kits23"
 DECIMALS = 8
 """Of a mean over cases, as KiTS23's `evaluation.csv` and `summary.csv` hold it."""
 
@@ -110,7 +111,7 @@ def score_submission(
         if case not in maps:
             errors.append(f"{folder}: no label map of case {case}: it scores 0")
             continue
-        found = score_case(case, maps[case], reference, metric="kits23")
+        found = score_case(case, maps[case], reference, metric=METRIC)
         if found.error is None:
             scores[case] = found.grids["native"]
         else:
@@ -130,6 +131,7 @@ def main(truth: Path, submissions: tuple[Path, ...], out: Path | None) -> None:
     not (they score 0). 2: wrong usage.
     """
     try:
+        check_scorable(METRIC)
         if len({folder.resolve().name for folder in submissions}) < len(submissions):
             raise ValueError("two submissions have one name. Rename a folder")
         references = find_label_maps(truth)

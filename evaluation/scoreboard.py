@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.evaluate import OVERALL, CaseScore, Evaluation, Row, Scores
+from evaluation.installed import check_installed
 from evaluation.lesions import LESIONS
 from inference.formats.staging import staged
 
@@ -126,8 +127,10 @@ def check_report_path(out: Path) -> None:
     """Say before the work what would spoil the report after it.
 
     Raises:
-        ValueError: not a `.json` name, a folder, or in a folder that cannot be made or written.
+        ValueError: not a `.json` name, a folder, or in a folder that cannot be made or written; or the plot's
+            package is not installed.
     """
+    check_installed("matplotlib", "the plot of a report")
     if out.suffix != REPORT_SUFFIX:
         raise ValueError(f"--out {out}: not a file name that ends in {REPORT_SUFFIX}. Name one")
     check_writable(out)

@@ -398,6 +398,33 @@ def test_a_report_that_cannot_be_written_is_said_before_the_work(tmp_path: Path,
     assert (done.exit_code, done.stdout) == (2, "")
 
 
+@pytest.mark.parametrize(
+    ("package", "options"),
+    [
+        ("surface-distance", ["--metric", "kits21"]),
+        ("surface-distance", ["--metric", "kits23"]),
+        ("surface-distance", ["--hd95"]),
+        ("matplotlib", ["--out", "report.json"]),
+    ],
+)
+def test_a_package_that_is_not_installed_is_said_before_the_work(
+    tmp_path: Path,
+    package: str,
+    options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
+    predicted, truth = _folders(tmp_path, _same)
+    done = _call(predicted, truth, *options)
+    assert (done.exit_code, done.stdout) == (2, ""), done.exception
+    assert f"needs {package}. Install it: pip install '.[evaluate]' in the clone" in caplog.text
+    assert not Path("report.json").exists()
+    assert _call(predicted, truth).exit_code == 0  # Dice alone does without
+    assert _call(predicted, truth, *options, "--check-only").exit_code != 2
+
+
 def test_no_such_folder_ends_with_2(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     predicted, _ = _folders(tmp_path, _same)
     assert _call(predicted, tmp_path / "absent").exit_code == 2

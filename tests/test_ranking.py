@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -146,6 +147,13 @@ def test_what_would_spoil_the_ranking_is_said_before_any_scoring(
     done = CliRunner().invoke(main, arguments)
     assert (done.exit_code, done.stdout) == (2, ""), done.exception
     assert arguments[-1] in done.stderr
+
+
+def test_a_ranking_without_its_extra_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "surface_distance", None)
+    done = CliRunner().invoke(main, sample(tmp_path))
+    assert done.exit_code == 2, done.exception
+    assert "pip install '.[evaluate]'" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["board.json", "board.csv"])
