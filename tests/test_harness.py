@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ from evaluation.harness import checks, engine, toys, trial
 from evaluation.harness.checks import Finding, check_outputs, check_run
 from evaluation.harness.engine import Contestant, Limits, Run
 from evaluation.harness.trial import DataSet, Result, append_rows, as_row, open_data_set, try_container
-from inference.runner.cases import UsageError, find_cases
+from inference.formats.ct import read_ct
+from inference.runner.cases import Case, UsageError, find_cases
 from tests.helpers import (
     ABDOMEN_SPACING_MM,
     abdomen,
@@ -25,6 +27,7 @@ from tests.helpers import (
     files_under,
     load_nifti,
     save_nifti,
+    save_sitk,
     write_weights,
 )
 
@@ -383,6 +386,97 @@ def test_a_leaderboard_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
 def test_a_case_without_a_reference_is_wrong_usage(data: DataSet, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"ct_0\.nii\.gz: no such reference"):
         open_data_set(data.root, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ct.mhd", "ct.nhdr"])
+@pytest.mark.parametrize("voxels", ["usual", "other.bin"])
+def test_voxels_beside_a_header_go_with_it(tmp_path: Path, name: str, voxels: str) -> None:
+    root, target = tmp_path / "in", tmp_path / "staged"
+    header = save_sitk(root / "set" / name, np.ones((3, 4, 5), np.uint8))
+    if voxels != "usual":
+        rename_voxels(header, voxels)
+    save_sitk(tmp_path / "truth" / "set" / name, np.ones((3, 4, 5), np.uint8))
+    (case,) = open_data_set(root, tmp_path / "truth").cases
+    trial._stage(case, root, target)
+    assert files_under(target) == files_under(root)
+    assert read_ct(target / "set" / name).hu.shape == (3, 4, 5)
+
+
+def rename_voxels(header: Path, name: str) -> None:
+    (old,) = (path for path in header.parent.iterdir() if path != header)
+    header.write_bytes(header.read_bytes().replace(old.name.encode(), name.encode()))
+    old.rename(old.with_name(name))
+
+
+def test_links_are_staged_as_what_they_lead_to(data: DataSet, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    (root / "series").mkdir(parents=True)
+    for link in (root / CASES[0], root / "series" / "slice"):
+        link.symlink_to(data.root / CASES[0])
+    (root / "series" / "broken").symlink_to(tmp_path / "absent")
+    for source in (root / CASES[0], root / "series"):
+        trial._stage(Case("a", source, Path("a.nii.gz")), root, tmp_path / "staged")
+    staged = [path for path in (tmp_path / "staged").rglob("*") if not path.is_dir()]
+    assert {path.name for path in staged} == {CASES[0], "slice"}
+    assert not any(path.is_symlink() for path in staged)
+
+
+@pytest.mark.usefixtures("_is_not_root")
+@pytest.mark.parametrize("name", ["ct.mhd", "ct.nhdr"])
+@pytest.mark.parametrize("voxels", ["usual", "other.bin"])
+def test_voxels_beside_a_label_map_are_no_leftover(tmp_path: Path, name: str, voxels: str) -> None:
+    labels = np.ones((3, 4, 5), np.uint8)
+    save_sitk(tmp_path / "truth" / name, labels)
+    header = save_sitk(tmp_path / "out" / name, labels)
+    if voxels != "usual":
+        rename_voxels(header, voxels)
+    case = Case("ct", Path(name), Path(name))
+    findings, scores = check_outputs([case], tmp_path / "out", tmp_path / "truth", is_run_whole=True)
+    assert findings == []
+    assert scores == {"ct": (1.0, 1.0)}
+
+
+@pytest.mark.usefixtures("_is_not_root")
+@pytest.mark.parametrize("way", ["link", "header"])
+def test_voxels_from_elsewhere_are_no_label_map(tmp_path: Path, way: str) -> None:
+    """Those of the reference, say."""
+    labels = np.ones((3, 4, 5), np.uint8)
+    truth = save_sitk(tmp_path / "truth" / "ct.mhd", labels)
+    voxels = next(path for path in truth.parent.iterdir() if path != truth)
+    (tmp_path / "out").mkdir()
+    header = truth.read_bytes()
+    if way == "link":
+        (tmp_path / "out" / voxels.name).symlink_to(voxels)
+    else:
+        header = header.replace(voxels.name.encode(), str(voxels).encode())
+    (tmp_path / "out" / "ct.mhd").write_bytes(header)
+    case = Case("ct", Path("ct.mhd"), Path("ct.mhd"))
+    findings, scores = check_outputs([case], tmp_path / "out", tmp_path / "truth", is_run_whole=True)
+    assert [finding.reason for finding in findings] == ["unreadable"]
+    assert scores == {"ct": (0.0, 0.0)}
+
+
+@pytest.mark.usefixtures("_is_not_root")
+def test_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
+    labels = np.ones((3, 4, 5), np.uint8)
+    for name in ("a.mhd", "b.mhd"):
+        save_sitk(tmp_path / "truth" / name, labels)
+        save_sitk(tmp_path / "out" / name, labels)
+    cases = [Case(name, Path(f"{name}.mhd"), Path(f"{name}.mhd")) for name in "ab"]
+    for pipe in ("a.mhd", "b.raw"):
+        (tmp_path / "out" / pipe).unlink()
+        os.mkfifo(tmp_path / "out" / pipe)
+    findings, _ = check_outputs(cases, tmp_path / "out", tmp_path / "truth", is_run_whole=True)
+    assert [finding.reason for finding in findings] == ["missing", "unreadable"]
+
+
+def test_a_data_set_that_cannot_be_read_is_wrong_usage(data: DataSet, tmp_path: Path) -> None:
+    for name in CASES:
+        (tmp_path / name).write_bytes(b"rubbish")
+    with pytest.raises(UsageError, match=r"ct_0\.nii\.gz: this reference cannot be read"):
+        open_data_set(data.root, tmp_path)
+    with pytest.raises(UsageError, match="this reference cannot be read"):
+        check_outputs(data.cases, data.truth, tmp_path, is_run_whole=True)
 
 
 def test_without_an_engine_the_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

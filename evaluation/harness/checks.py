@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from evaluation.harness.engine import Run
 from evaluation.metrics import dice, score_kits19
-from inference.runner.cases import Case
+from inference.formats.itk import SUFFIXES, is_nrrd
+from inference.formats.preflight import find_metaimage_body, find_nrrd_body
+from inference.runner.cases import Case, UsageError
 
 Reason = Literal[
     "time", "memory", "network", "crash",  # the run
@@ -21,8 +23,8 @@ Reason = Literal[
 ]  # fmt: skip
 
 LABELS = {0, 1, 2}
-MHD_VOXELS = (".raw", ".zraw")
-"""What lies beside a .mhd, which is only a header."""
+VOXEL_SUFFIXES = (".raw", ".zraw", ".raw.gz")
+"""What usually lies beside a .mhd or .nhdr, which is only a header."""
 AFFINE_TOLERANCE = 1e-3
 """Largest Σ|ΔA| between label map and reference (KiTS23's checker)."""
 FLIP_GAIN = 0.3
@@ -62,6 +64,41 @@ def check_run(run: Run, limit_seconds: float) -> list[Finding]:
     return [Finding(reason, f"exit code {run.exit_code}; it last said: {said}")]
 
 
+def voxel_file(path: Path) -> Path:
+    """The file that holds an image's voxels: the one that a header names, or the image itself.
+
+    Raises:
+        ValueError: no header of its format, or voxels in several files or out of its folder.
+        OSError: it cannot be read.
+    """
+    if not path.name.lower().endswith(SUFFIXES):
+        return path
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"{path}: no regular file")
+    return (find_nrrd_body(path) if is_nrrd(path) else find_metaimage_body(path)).file
+
+
+def files_of(path: Path) -> list[Path]:
+    """An image and what lies beside it: its voxels, or where no header names them what they usually are."""
+    try:
+        return list({path, voxel_file(path)})
+    except (ValueError, OSError):
+        return [path, *map(path.with_suffix, VOXEL_SUFFIXES)]
+
+
+def read_reference(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
+    """Voxels in stored order and affine of a reference label map.
+
+    Raises:
+        UsageError: it cannot be read, which is no container's fault.
+    """
+    try:
+        return _read(path)
+    except Exception as error:  # whatever a reader throws
+        told = " ".join(str(error).split())[-200:]
+        raise UsageError(f"{path}: this reference cannot be read ({told}). Copy it again") from error
+
+
 def check_outputs(
     cases: Sequence[Case], output: Path, truth: Path, *, is_run_whole: bool
 ) -> tuple[list[Finding], dict[str, tuple[float, float]]]:
@@ -77,12 +114,14 @@ def check_outputs(
     Returns:
         The findings, and (kidney, tumor) Dice by case, as `evaluate --metric kits19` has them; 0 for a case
         without a usable label map. One with label 3, which KiTS19's own script counts as tumor, is none.
+
+    Raises:
+        UsageError: a reference cannot be read.
     """
     findings: list[Finding] = []
     scores = dict.fromkeys((case.name for case in cases), FAILED_SCORE)
     expected = {path for case in cases for path in (case.output, *case.output.parents)}
-    headers = [case.output for case in cases if case.output.suffix == ".mhd"]
-    expected |= {header.with_suffix(suffix) for header in headers for suffix in MHD_VOXELS}
+    expected |= {path.relative_to(output) for case in cases for path in files_of(output / case.output)}
     for path in sorted(output.rglob("*")):
         relative = path.relative_to(output)
         if path.lstat().st_uid == ROOT_UID:
@@ -104,10 +143,13 @@ def check_outputs(
 def _check_label_map(
     name: Path, path: Path, output: Path, truth: Path
 ) -> tuple[list[Finding], tuple[float, float]]:
-    if not path.resolve().is_relative_to(output.resolve()):
-        return [Finding("unreadable", f"{name}: is a link out of the output folder")], FAILED_SCORE
-    true, true_affine = _read(truth)
+    true, true_affine = read_reference(truth)
     try:
+        for part in (path, voxel_file(path)):
+            if not part.resolve().is_relative_to(output.resolve()):
+                raise ValueError("is a link out of the output folder")
+            if not part.is_file():
+                raise ValueError(f"its voxels are in {part.name}, which is no file")
         predicted, affine = _read(path)
     except Exception as error:  # whatever a reader throws at a file that anybody wrote
         return [Finding("unreadable", f"{name}: {' '.join(str(error).split())[-200:]}")], FAILED_SCORE

@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from evaluation.harness.checks import MHD_VOXELS, Finding, check_outputs, check_run
+from evaluation.harness.checks import Finding, check_outputs, check_run, files_of, read_reference
 from evaluation.harness.engine import Contestant, Limits, digest_of, run_container
+from inference.formats.ct import CaseError
+from inference.formats.preflight import check_place
 from inference.formats.staging import staged
 from inference.runner.cases import GRAND_CHALLENGE_INPUTS, Case, UsageError, find_cases
 
@@ -75,14 +77,19 @@ def open_data_set(root: Path, truth: Path) -> DataSet:
     """The cases under a folder, each with its reference.
 
     Raises:
-        UsageError: no cases, or one without a reference.
+        UsageError: no cases, one that is only a link to nothing, or one without a readable reference.
     """
     if root.is_file():
         raise UsageError(f"{root}: is a file. Give the folder with the CTs")
     cases = tuple(find_cases(root))
     for case in cases:
+        try:
+            check_place(case.source)
+        except CaseError as error:
+            raise UsageError(str(error)) from error
         if not (truth / case.output).is_file():
             raise UsageError(f"{truth / case.output}: no such reference for {case.source}. Put it there")
+        read_reference(truth / case.output)
     return DataSet(root, truth, cases)
 
 
@@ -211,22 +218,20 @@ def _write_board(path: Path, rows: Sequence[Row], *, is_json: bool) -> None:
 
 def _stage(case: Case, root: Path, target: Path) -> None:
     """One case alone in an input folder, at its place in the layout."""
-    sources = [case.source]
-    if case.source.suffix == ".mhd":  # its voxels lie beside it
-        sources += [p for s in MHD_VOXELS if (p := case.source.with_suffix(s)).is_file()]
+    sources = [path for path in files_of(case.source) if path.exists()]
     if (root / GRAND_CHALLENGE_INPUTS).is_file():
         sources.append(root / GRAND_CHALLENGE_INPUTS)
     for source in sources:
         place = target / source.relative_to(root)
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, place, copy_function=_link)
+            shutil.copytree(source, place, copy_function=_link, ignore_dangling_symlinks=True)
         elif not place.exists():
             _link(source, place)
 
 
 def _link(source: str | Path, target: str | Path) -> None:
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # a link out of the data set leads nowhere in a container
     except OSError:  # another file system
         shutil.copyfile(source, target)
