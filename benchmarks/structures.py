@@ -11,7 +11,7 @@ each tile along z is listed too.
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,26 @@ from inference import load_cascade
 from inference.formats.ct import read_ct
 from inference.geometry import KIDNEY, Roi, resample
 from inference.method.cascade import locate_kidneys, tile_centres
-from inference.method.evidence import CENTRAL_MM, evidence
-from inference.method.method import DEFAULT
-from inference.method.postprocess import Box, keep_kidneys
+from inference.method.evidence import evidence, segment_kidneys
+from inference.method.method import DEFAULT, PAPER, Method
+from inference.method.postprocess import Array, Box, keep_kidneys
 from inference.method.roi import normalise, place_roi
 from inference.networks.cascade import Cascade
+from inference.networks.weights import WeightsMetadata
 from inference.runner.cases import KITS19_SEGMENTATION, find_cases
 
 IGNORE = 255
 SURE = 0.9
-CUT_MM = 3.0
-"""What ends so near to the end of the scan is cut by it."""
-PRINTED_WHOLE = ("ml", "end_mm", "height_mm", "reach_mm", "hu", "hu_sd", "other_mm", "other_ml")
+PRINTED_WHOLE = (
+    *("ml", "end_mm", "height_mm", "reach_mm", "hu", "hu_sd", "other_mm", "other_ml"),
+    *("central", "lone", "kept"),
+)
 TISSUE_HU = -160.0
 """Above this is no air."""
 MEANS, CENTRAL_ML = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98), (250, 500)
 """Thresholds that are tried."""
+NO_CENTRAL_ONES = replace(PAPER, max_central_mm3=0.0)
+LONE_ONES_TOO = replace(DEFAULT, min_lone_mm=0.0)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Structure:
         other_ml: the volume of that one.
         true: share of its voxels that the reference calls kidney or tumor; ignored voxels do not count.
         ignored: share of its voxels to be ignored.
+        central: whether the method takes it for one in the middle of a wide CT, whatever its size.
+        lone: whether the method drops it as the only one, cut by the scan's end.
+        kept: whether the method keeps it, by all of its rules.
     """
 
     scan: str
@@ -84,6 +91,9 @@ class Structure:
     other_ml: float | None
     true: float | None
     ignored: float | None
+    central: bool
+    lone: bool
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -107,10 +117,11 @@ class View:
     truth: NDArray[np.uint8] | None
 
 
-def measure(view: View, threshold: float) -> list[Structure]:
-    """Every structure in one view of a scan, largest first."""
+def measure(view: View, metadata: WeightsMetadata) -> list[Structure]:
+    """Every structure in one view of a scan, largest first; `metadata` is the kidney network's."""
     spacing_mm = view.roi.spec.spacing_mm
-    structures = _all_structures(view, threshold)
+    structures = _all_structures(view, metadata.threshold)
+    kept, kept_with_lone = (_kept(view.probability, view, metadata, m) for m in (DEFAULT, LONE_ONES_TOO))
     centres = [np.array(ndimage.center_of_mass(own)) + _corner(box) for own, box in structures]
     sizes_ml = [np.count_nonzero(own) * spacing_mm**3 / 1000 for own, _ in structures]
     body = _body(view.hu)
@@ -127,6 +138,9 @@ def measure(view: View, threshold: float) -> list[Structure]:
         other_mm, other_ml = min(others, default=(None, None))
         inside_grid = np.zeros(view.hu.shape, dtype=bool)
         inside_grid[2:-2, 2:-2, 2:-2] = True
+        alone = np.zeros_like(view.probability)
+        alone[box][own] = view.probability[box][own]
+        is_kept = bool(kept[box][own].any())
         rows.append(Structure(
             view.scan, view.name, ml, found["mean"],
             p10=float(np.percentile(values, 10)), sure=float((values > SURE).mean()),
@@ -139,8 +153,15 @@ def measure(view: View, threshold: float) -> list[Structure]:
             reach_mm=found["reach_vox"] * spacing_mm, hu=float(np.nanmean(inside_hu)),
             hu_sd=float(np.nanstd(inside_hu)), other_mm=other_mm, other_ml=other_ml,
             **_overlap(own, box, view.truth),
+            central=not _kept(alone, view, metadata, NO_CENTRAL_ONES).any(),
+            lone=bool(kept_with_lone[box][own].any()) and not is_kept, kept=is_kept,
         ))  # fmt: skip
     return rows
+
+
+def _kept(probability: Array, view: View, metadata: WeightsMetadata, method: Method) -> NDArray[np.bool_]:
+    """What a method keeps, (z, y, x) on the view's grid."""
+    return segment_kidneys(probability, view.hu, metadata, method).ids > 0
 
 
 def _all_structures(view: View, threshold: float) -> list[tuple[NDArray[np.bool_], Box]]:
@@ -254,21 +275,21 @@ def structures_of(
         probability = cascade.kidney(normalise(hu, roi.spec))
         truth = None if labels is None else _on_roi(labels, roi)
         shown = View(name, view, roi, ct.hu.shape[0], hu, probability, truth)
-        rows += measure(shown, metadata.threshold)
+        rows += measure(shown, metadata)
     return rows
 
 
 def _print_rules(rows: list[Structure]) -> None:
     """What each rule of the method drops in the ROIs, at several thresholds, and what of it is kidney."""
     known = [row for row in rows if row.view == "roi" and (row.true is not None or row.ignored)]
-    central = [row for row in known if row.reach_mm < CENTRAL_MM]
+    central = [row for row in known if row.central]
     dropped = {"all structures": known}
     dropped |= {f"mean < {mean}": [row for row in known if row.mean < mean] for mean in MEANS}
     dropped |= {f"central, above {ml} ml": [row for row in central if row.ml > ml] for ml in CENTRAL_ML}
     dropped[f"air > {DEFAULT.max_air_contact}"] = [row for row in known if row.air > DEFAULT.max_air_contact]
     dropped[f"bone > {DEFAULT.max_bone_share}"] = [row for row in known if row.bone > DEFAULT.max_bone_share]
-    dropped[f"alone, cut, < {DEFAULT.min_lone_mm:.0f} mm"] = [row for row in known if _is_lone_piece(row)]
-    dropped["all rules of the method"] = [row for row in known if not _is_kept(row)]
+    dropped[f"alone, cut, < {DEFAULT.min_lone_mm:.0f} mm"] = [row for row in known if row.lone]
+    dropped["all rules of the method"] = [row for row in known if not row.kept]
     click.echo(f"\n{'dropped by':28}{'false ones':>12}{'ml':>8}{'kidneys, ignored ones':>24}{'ml':>8}")
     for name, found in dropped.items():
         kidneys = [row.ml for row in found if max(row.true or 0, row.ignored or 0) > 0.5]
@@ -276,17 +297,6 @@ def _print_rules(rows: list[Structure]) -> None:
         click.echo(
             f"{name:28}{len(found) - len(kidneys):12}{false_ml:8.0f}{len(kidneys):24}{sum(kidneys):8.0f}"
         )
-
-
-def _is_kept(row: Structure) -> bool:
-    is_central = row.reach_mm < CENTRAL_MM and row.ml * 1000 > DEFAULT.max_central_mm3
-    is_sure = row.mean >= DEFAULT.min_mean_probability
-    is_soft = row.air <= DEFAULT.max_air_contact and row.bone <= DEFAULT.max_bone_share
-    return is_sure and is_soft and not is_central and not _is_lone_piece(row)
-
-
-def _is_lone_piece(row: Structure) -> bool:
-    return row.other_mm is None and row.end_mm < CUT_MM and row.height_mm < DEFAULT.min_lone_mm
 
 
 def _line(row: Structure) -> str:

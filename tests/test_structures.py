@@ -1,5 +1,6 @@
 """The benchmarks that measure what the networks find."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import tumor_evidence
-from benchmarks.structures import IGNORE, View, _print_rules, measure
+from benchmarks.structures import IGNORE, Structure, View, _print_rules, measure
 from inference.geometry import Roi, RoiSpec
 from inference.method.method import DEFAULT
-from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU
+from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (20, 40, 60)
+METADATA = metadata("kidney", RoiSpec(SHAPE, 10.0))
 
 
 def view() -> View:
@@ -32,7 +34,7 @@ def view() -> View:
 
 
 def test_structures_by_hand() -> None:
-    right, left = measure(view(), 0.5)
+    right, left = measure(view(), METADATA)
     assert (right.ml, left.ml) == (216.0, 180.0)
     assert (right.mean, right.p10, right.sure) == pytest.approx((0.98, 0.98, 1.0))
     assert (left.mean, left.sure) == pytest.approx((0.8, 0.0))
@@ -48,11 +50,51 @@ def test_structures_by_hand() -> None:
 
 
 def test_the_rules_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_rules(measure(view(), 0.5))
+    _print_rules(measure(view(), METADATA))
     lines = {line[:26].strip(): line.split()[-4:] for line in capsys.readouterr().out.splitlines()}
     assert lines["all structures"] == ["1", "216", "1", "180"]  # half of the first is no kidney
     assert lines["mean < 0.95"] == ["0", "0", "1", "180"]
     assert lines["all rules of the method"] == ["0", "0", "1", "180"]
+
+
+def structures(
+    *shown: tuple[tuple[slice, slice, slice], float], first: int = 0, first_x: int = 0
+) -> list[Structure]:
+    """Of boxes with their probabilities, in a CT from a slice on, without some columns on either side."""
+    hu = np.full(SHAPE, FAT_HU, dtype=np.float32)
+    probability = np.full(SHAPE, 0.1, dtype=np.float32)
+    for box, p in shown:
+        hu[box], probability[box] = KIDNEY_HU, p
+    hu[:first] = hu[:, :, :first_x] = hu[:, :, SHAPE[2] - first_x :] = np.nan
+    return measure(replace(view(), hu=hu, probability=probability), METADATA)
+
+
+def test_a_large_structure_in_the_middle_is_dropped_in_a_wide_ct_only() -> None:
+    mass = np.s_[4:14, 15:25, 25:35]  # a litre, 50 mm to either side
+    (wide,) = structures((mass, 0.98))
+    (narrow,) = structures((mass, 0.98), first_x=21)
+    assert (wide.central, wide.kept, narrow.central, narrow.kept) == (True, False, False, True)
+
+
+PIECE, OTHER = np.s_[4:9, 19:25, 14:20], np.s_[4:9, 19:25, 41:46]
+"""5 cm long."""
+
+
+@pytest.mark.parametrize(
+    ("p", "first", "lone", "kept"),
+    [
+        ((0.98,), 3, [True], [False]),  # one slice between is cut, too
+        ((0.98,), 2, [False], [True]),
+        ((0.98, 0.8), 3, [True, False], [False, False]),  # the other one is none
+        ((0.98, 0.97), 3, [False, False], [True, True]),
+    ],
+)
+def test_alone_is_what_the_method_would_keep_alone(
+    p: tuple[float, ...], first: int, lone: list[bool], kept: list[bool]
+) -> None:
+    rows = structures(*zip((PIECE, OTHER), p, strict=False), first=first)
+    assert [row.lone for row in rows] == lone
+    assert [row.kept for row in rows] == kept
 
 
 def test_the_table_of_tumors_tells_true_pieces_from_false_ones(tmp_path: Path) -> None:
