@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from benchmarks.names import short_names
 from evaluation.evaluate import find_label_maps
 from evaluation.scoreboard import markdown_table
 from inference.formats.ct import CaseError, read_ct
@@ -130,7 +131,9 @@ def flagged(scans: Mapping[str, Facts]) -> dict[str, list[str]]:
               help="Write a row for each kidney and each tumor.")  # fmt: skip
 def main(sources: tuple[Path, ...], csv_path: Path | None) -> None:
     """Print percentiles of what the flags look at, and the share that their limits flag."""
-    scans = dict(_read(sources))
+    found = dict(_read(sources))
+    names = short_names(found)
+    scans = {names[path]: facts for path, facts in found.items()}
     if not scans:
         raise click.ClickException("no kidney in any of them")
     if csv_path is not None:
@@ -145,10 +148,11 @@ def main(sources: tuple[Path, ...], csv_path: Path | None) -> None:
     click.echo(markdown_table(["flag", f"scans of {len(facts)}", "share", f"the first {MOST_NAMES}"], rows))
 
 
-def _read(sources: Sequence[Path]) -> Iterator[tuple[str, Facts]]:
+def _read(sources: Sequence[Path]) -> Iterator[tuple[Path, Facts]]:
+    """Each scan's facts, by its source and name."""
     for source in sources:
         if source.is_file():
-            yield from read_report(source)
+            yield from ((source / name, facts) for name, facts in read_report(source))
             continue
         for name, path in tqdm(find_label_maps(source).items(), source.name, unit="scan", disable=None):
             try:
@@ -156,7 +160,7 @@ def _read(sources: Sequence[Path]) -> Iterator[tuple[str, Facts]]:
             except CaseError as error:
                 raise click.ClickException(str(error)) from error
             if facts is not None:
-                yield name, facts
+                yield source / name, facts
 
 
 def _heights_mm(scans: Sequence[Facts]) -> Iterator[float]:

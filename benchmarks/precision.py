@@ -18,6 +18,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.names import short_names
 from inference.formats.ct import read_ct
 from inference.geometry import KIDNEY, TUMOR
 from inference.networks.backends import has_bf16
@@ -86,13 +87,13 @@ def judge(scores: dict[str, tuple[Score, Score]]) -> Verdict:
     return Verdict(n, mean, largest)
 
 
-def labelled(folders: Sequence[Path]) -> Iterator[tuple[str, Path, Path]]:
-    """(name, CT, reference) of every case folder whose reference shows a kidney."""
+def labelled(folders: Sequence[Path]) -> Iterator[Path]:
+    """Every case folder whose reference shows a kidney."""
     for folder in folders:
         for image in sorted(folder.rglob(KITS19_IMAGE)):
             reference = image.with_name(KITS19_SEGMENTATION)
             if reference.is_file() and np.isin(read_ct(reference).hu, (KIDNEY, TUMOR)).any():
-                yield image.parent.name, image, reference
+                yield image.parent
 
 
 def run(source: Path, output: Path, *options: str) -> list[dict[str, Any]]:
@@ -142,27 +143,28 @@ def main(folders: tuple[Path, ...], weights: Path, device: str, write: bool, out
     scores: dict[str, tuple[Score, Score]] = {}
     with tempfile.TemporaryDirectory(prefix="precision-") as work:
         source = Path(work) / "in"
-        cases = {name: (image, reference) for name, image, reference in labelled(folders)}
-        for name, (image, _) in cases.items():
-            (source / name).mkdir(parents=True)
-            (source / name / KITS19_IMAGE).symlink_to(image.resolve())
+        names = short_names(list(labelled(folders)))
+        cases = {f"{number}-{case.name}": case for number, case in enumerate(names)}  # two may share a name
+        for place, case in cases.items():
+            (source / place).mkdir(parents=True)
+            (source / place / KITS19_IMAGE).symlink_to((case / KITS19_IMAGE).resolve())
         if not cases:
             raise click.ClickException("no case whose reference shows a kidney")
         options = ("--weights", str(weights.resolve()), "--device", device)
         reports = {p: run(source, Path(work) / p, *options, "--precision", p) for p in PRECISIONS}
-        for case in reports["float32"]:
-            name = Path(case["source"]).parent.name
-            truth = read_ct(cases[name][1])
+        for row in reports["float32"]:
+            case = cases[Path(row["source"]).parent.name]
+            truth = read_ct(case / KITS19_SEGMENTATION)
             voxel_ml = float(np.prod(truth.spacing_mm)) / 1000
             exact, rough = (
                 score(
-                    read_ct(Path(work) / precision / case["output"]).hu.astype(np.uint8),
+                    read_ct(Path(work) / precision / row["output"]).hu.astype(np.uint8),
                     truth.hu.astype(np.uint8),
                     voxel_ml,
                 )
                 for precision in PRECISIONS
             )
-            scores[name] = exact, rough
+            scores[names[case]] = exact, rough
     width = max(map(len, scores))
     head = (
         f"{'':{width}}" + "".join(f"  {s:>8} bfloat16   change" for s in STRUCTURES) + "  false ml bfloat16"
@@ -175,7 +177,7 @@ def main(folders: tuple[Path, ...], weights: Path, device: str, write: bool, out
         ]
         click.echo(f"{name:{width}}{''.join(parts)}  {a.false_ml:8.2f} {b.false_ml:8.2f}")
     verdict = judge(scores)
-    took = {p: sum(sum(case["seconds"].values()) for case in reports[p]) for p in PRECISIONS}
+    took = {p: sum(sum(row["seconds"].values()) for row in reports[p]) for p in PRECISIONS}
     click.echo(f"{verdict}; {took['float32']:.0f} s and {took['bfloat16']:.0f} s")
     click.echo(f"bfloat16 {'holds' if verdict.holds else 'DOES NOT HOLD'}: the mean may change by less than "
                f"{MAX_MEAN_CHANGE}, a case by {MAX_CHANGE} at most")  # fmt: skip

@@ -102,6 +102,21 @@ def test_the_command_prints_both_tables_and_a_row_for_each_structure(tmp_path: P
     ]
 
 
+def test_cases_of_one_name_in_several_folders_are_several(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        save(tmp_path / folder / "case_00000", with_ct=False)
+    for folder in ("c", "d"):
+        (tmp_path / folder).mkdir()
+        write_report(tmp_path / folder / "report.json")
+    sources = ["a", "b", "c/report.json", "d/report.json"]
+    rows = tmp_path / "rows.csv"
+    done = CliRunner().invoke(main, [*(str(tmp_path / name) for name in sources), "--csv", str(rows)])
+    assert done.exit_code == 0, done.output
+    assert "scans of 4" in done.stdout
+    names = dict.fromkeys(row["scan"] for row in csv.DictReader(rows.open()))
+    assert list(names) == ["a/00000", "b/00000", "c/report.json/a", "d/report.json/a"]
+
+
 def test_nothing_to_measure_is_said(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"cases": []}')
     done = CliRunner().invoke(main, [str(tmp_path / "report.json")])

@@ -1,7 +1,9 @@
 """What bfloat16 is judged by, and where the verdict goes."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from benchmarks import precision
 from benchmarks.precision import MAX_CHANGE, Score, Verdict, judge, score, write_verdict
 from inference.networks.backends import Backend, has_bf16
 from inference.networks.weights import CHECKSUMS, load_weights
-from tests.helpers import write_weights
+from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION
+from tests.helpers import save_nifti, write_weights
 
 
 def test_voxels_to_be_ignored_count_for_nothing() -> None:
@@ -77,6 +80,38 @@ def test_the_verdict_is_where_auto_looks_for_it(change: float, tmp_path: Path) -
     for name, tensor in before.tensors.items():
         np.testing.assert_array_equal(kidney.tensors[name], tensor)
     assert kidney.metadata.roi == before.metadata.roi
+
+
+def test_cases_of_one_name_in_several_folders_are_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one's label map is all kidney, the other's half."""
+    for folder, n in (("a", 4), ("b", 2)):
+        truth = np.zeros((4, 4, 4), np.uint8)
+        truth[:n] = 1
+        for name in (KITS19_IMAGE, KITS19_SEGMENTATION):
+            save_nifti(tmp_path / folder / "case_00001" / name, truth, np.eye(4))
+
+    def run(source: Path, output: Path, *_: str) -> list[dict[str, Any]]:
+        cases = []
+        for image in sorted(source.rglob(KITS19_IMAGE)):
+            name = f"{image.parent.name}.nii.gz"
+            save_nifti(output / name, np.ones((4, 4, 4), np.uint8), np.eye(4))
+            cases.append({"source": str(image), "output": name, "seconds": {"read": 1.0}})
+        return cases
+
+    monkeypatch.setattr(precision, "run", run)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    out = tmp_path / "precision.json"
+    folders = [str(tmp_path / folder) for folder in ("a", "b")]
+    done = CliRunner().invoke(precision.main, [*folders, "--weights", str(tmp_path), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    content = json.loads(out.read_text())
+    assert content["verdict"]["n"] == {"kidney": 2}
+    assert {name: case["float32"]["dsc"] for name, case in content["cases"].items()} == {
+        "a/case_00001": {"kidney": 1.0},
+        "b/case_00001": {"kidney": pytest.approx(2 * 32 / (32 + 64))},
+    }
 
 
 def test_a_processor_without_bfloat16_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
