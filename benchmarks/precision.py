@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.names import short_names
 from inference.formats.ct import read_ct
+from inference.formats.staging import staged
 from inference.geometry import KIDNEY, TUMOR
 from inference.networks.backends import has_bf16
 from inference.networks.weights import CHECKSUMS, Stage, load_weights, save_weights
@@ -106,20 +107,24 @@ def run(source: Path, output: Path, *options: str) -> list[dict[str, Any]]:
 
 
 def write_verdict(weights: Path, verdict: Verdict) -> None:
-    """Put it into both files' metadata, and their new checksums beside them."""
+    """Put it into both files' metadata, and their new checksums beside them.
+
+    Stopped at any moment it leaves weights that are whole, and that load only if they are as checked.
+    """
     stages: tuple[Stage, Stage] = ("kidney", "tumor")
-    loaded = {stage: load_weights(weights / f"{stage}.safetensors", stage) for stage in stages}
-    for stage, old in loaded.items():
-        told = {**old.metadata.provenance, PROOF: str(verdict)}
-        metadata = replace(old.metadata, bf16=verdict.holds, provenance=told)
-        save_weights(weights / f"{stage}.safetensors", old.model, metadata)
-    checksums = weights / CHECKSUMS
-    if checksums.is_file():
-        text = checksums.read_text()
-        checksums.unlink()  # for a moment the old one is wrong
+    files = {stage: f"{stage}.safetensors" for stage in stages}
+    loaded = {stage: load_weights(weights / name, stage) for stage, name in files.items()}
+    has_checksums = (weights / CHECKSUMS).is_file()
+    text = (weights / CHECKSUMS).read_text() if has_checksums else ""
+    with staged(weights / (CHECKSUMS if has_checksums else files["tumor"])) as last:
         for stage, old in loaded.items():
-            text = text.replace(old.sha256, load_weights(weights / f"{stage}.safetensors", stage).sha256)
-        checksums.write_text(text)
+            told = {**old.metadata.provenance, PROOF: str(verdict)}
+            metadata = replace(old.metadata, bf16=verdict.holds, provenance=told)
+            new = last.with_name(files[stage])
+            save_weights(new, old.model, metadata)
+            text = text.replace(old.sha256, load_weights(new, stage).sha256)
+        if has_checksums:
+            last.write_text(text)
 
 
 @click.command()

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from benchmarks import precision
 from benchmarks.precision import MAX_CHANGE, Score, Verdict, judge, score, write_verdict
 from inference.networks.backends import Backend, has_bf16
-from inference.networks.weights import CHECKSUMS, load_weights
+from inference.networks.vnet import VNet
+from inference.networks.weights import CHECKSUMS, WeightsMetadata, load_weights, save_weights
 from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION
 from tests.helpers import save_nifti, write_weights
 
@@ -61,12 +62,18 @@ def test_nothing_measured_proves_nothing() -> None:
     assert not judge({}).holds
 
 
+def _write_checked_weights(folder: Path) -> list[str]:
+    """Weights, their checksums, and the names of the files."""
+    write_weights(folder)
+    names = ["kidney.safetensors", "tumor.safetensors"]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / CHECKSUMS).write_text("".join(lines))
+    return names
+
+
 @pytest.mark.parametrize("change", [0.0001, 0.02])
 def test_the_verdict_is_where_auto_looks_for_it(change: float, tmp_path: Path) -> None:
-    write_weights(tmp_path)
-    names = ("kidney.safetensors", "tumor.safetensors")
-    lines = [f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (tmp_path / CHECKSUMS).write_text("".join(lines))
+    names = _write_checked_weights(tmp_path)
     before = load_weights(tmp_path / names[0], "kidney")
 
     verdict = Verdict({"kidney": 2}, {"kidney": change}, {"kidney": change})
@@ -80,6 +87,49 @@ def test_the_verdict_is_where_auto_looks_for_it(change: float, tmp_path: Path) -
     for name, tensor in before.tensors.items():
         np.testing.assert_array_equal(kidney.tensors[name], tensor)
     assert kidney.metadata.roi == before.metadata.roi
+
+
+def test_weights_without_checksums_get_none(tmp_path: Path) -> None:
+    write_weights(tmp_path)
+    write_verdict(tmp_path, Verdict({"kidney": 2}, {"kidney": 0.0}, {"kidney": 0.0}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kidney.safetensors", "tumor.safetensors"]
+    assert load_weights(tmp_path / "kidney.safetensors", "kidney").metadata.bf16
+    assert load_weights(tmp_path / "tumor.safetensors", "tumor").metadata.bf16
+
+
+@pytest.mark.parametrize("stage", ["kidney", "tumor"])
+def test_what_stops_the_writing_leaves_the_weights_as_they_were(
+    tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = _write_checked_weights(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in (*names, CHECKSUMS)}
+
+    def save_half(path: Path, model: VNet, metadata: WeightsMetadata) -> None:
+        save_weights(path, model, metadata)
+        if metadata.stage == stage:
+            path.write_bytes(path.read_bytes()[:100])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(precision, "save_weights", save_half)
+    with pytest.raises(KeyboardInterrupt):
+        write_verdict(tmp_path, Verdict({"kidney": 2}, {"kidney": 0.0}, {"kidney": 0.0}))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_new_weights_are_never_there_without_a_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_checked_weights(tmp_path)
+    move, seen = Path.replace, []
+
+    def look(path: Path, target: Path) -> Path:
+        seen.append((target.name, (tmp_path / CHECKSUMS).is_file()))
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    write_verdict(tmp_path, Verdict({"kidney": 2}, {"kidney": 0.0}, {"kidney": 0.0}))
+    assert sorted(seen[:2]) == [("kidney.safetensors", True), ("tumor.safetensors", True)]
+    assert seen[2:] == [(CHECKSUMS, True)]
 
 
 def test_cases_of_one_name_in_several_folders_are_several(
