@@ -26,6 +26,8 @@ SAMPLE = SAMPLES / "case_90000" / "imaging.nii.gz"
 """KiTS19's axes, float64: what `make_case` enlarges."""
 NOISE_HU = 12.0
 BATCH = 8
+GRACE_S = 10.0
+"""So long a run that is told to stop may go on."""
 PROMISED_MIB = 8 * 1024
 """What a GPU has that one training step of the paper's 168³ is to fit on."""
 Rows = list[dict[str, Any]]
@@ -146,16 +148,28 @@ def start(
 
 def finish(run: Run, process: "subprocess.Popen[str]", label: str) -> dict[str, Any]:
     """Wait for it; its report."""
-    try:
+    with ended(process):
         status = process.wait(timeout=max(1.0, run.left_s))
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        raise
     told = (run.out / f"{label}.log").read_text()
     if status:
         click.echo(f"{label}: exit status {status}\n{told[-600:]}")
     report: dict[str, Any] = json.loads((run.out / "work" / label / "report.json").read_text())
     return report
+
+
+@contextmanager
+def ended(process: "subprocess.Popen[str] | None") -> Iterator[None]:
+    """Afterwards it has ended, whatever happened."""
+    try:
+        yield
+    finally:
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def samples(run: Run, reference: Path | None) -> None:
@@ -170,26 +184,30 @@ def samples(run: Run, reference: Path | None) -> None:
     if reference is None:  # beside the GPU, whose times are not taken here
         options = ("--device", "cpu", "--backend", "torch", "--precision", "float32")
         cpu = start(run, folder, "cpu", *options, threads=max(1, (os.cpu_count() or 2) // 2))
-    make_case(case_path(run), case_shape(run))
     rows: Rows = []
-    for precision in ("float32", "bfloat16"):
-        began = time.monotonic()
-        own = ("--device", run.device, "--precision", precision)
-        report = finish(run, start(run, folder, precision, *own), precision)
-        if cpu is not None:
-            finish(run, cpu, "cpu")
-        for case in report["cases"]:
-            truth = (reference or run.out / "work" / "cpu") / case["output"]
-            found = run.out / "work" / precision / case["output"]
-            row = {"case": case["name"], "precision": precision, "device": report["run"]["device"]}
-            if not (truth.is_file() and found.is_file()):
-                rows.append({**row, "failed": case["error"] or "no label map"})
-                continue
-            a, b = labels_of(found), labels_of(truth)
-            row |= {"kidney DSC": dsc(a > 0, b > 0), "tumor DSC": dsc(a == 2, b == 2)}
-            row |= {"voxels that differ": int(np.count_nonzero(a != b)), "kidney ∪ tumor": int((b > 0).sum())}
-            rows.append(row | {"compute s": compute_s(case)})
-        click.echo(f"({precision}: {time.monotonic() - began:.1f} s with start-up)")
+    with ended(cpu):
+        make_case(case_path(run), case_shape(run))
+        for precision in ("float32", "bfloat16"):
+            began = time.monotonic()
+            own = ("--device", run.device, "--precision", precision)
+            report = finish(run, start(run, folder, precision, *own), precision)
+            if cpu is not None:
+                finish(run, cpu, "cpu")
+            for case in report["cases"]:
+                truth = (reference or run.out / "work" / "cpu") / case["output"]
+                found = run.out / "work" / precision / case["output"]
+                row = {"case": case["name"], "precision": precision, "device": report["run"]["device"]}
+                if not (truth.is_file() and found.is_file()):
+                    rows.append({**row, "failed": case["error"] or "no label map"})
+                    continue
+                a, b = labels_of(found), labels_of(truth)
+                row |= {"kidney DSC": dsc(a > 0, b > 0), "tumor DSC": dsc(a == 2, b == 2)}
+                row |= {
+                    "voxels that differ": int(np.count_nonzero(a != b)),
+                    "kidney ∪ tumor": int((b > 0).sum()),
+                }
+                rows.append(row | {"compute s": compute_s(case)})
+            click.echo(f"({precision}: {time.monotonic() - began:.1f} s with start-up)")
     run.publish("a: label maps against the CPU's (float32)", rows)
 
 
@@ -370,8 +388,8 @@ def _measured(
         row["checkpointing"] = "yes" if saves else "no"
     is_gpu = run.device != "cpu"
     try:
-        once = _training_step if is_training else _pass
-        call = once(run.device, precision, layout, side, saves)
+        what = (run.device, precision, layout, side)
+        call = _training_step(*what, saves) if is_training else _pass(*what)
         call()
         if is_gpu:
             torch.cuda.synchronize()
@@ -395,7 +413,7 @@ def _measured(
     return row
 
 
-def _pass(device: str, precision: str, layout: str, side: int, saves: bool) -> Callable[[], object]:
+def _pass(device: str, precision: str, layout: str, side: int) -> Callable[[], object]:
     import torch
 
     from inference.networks.vnet import VNet
