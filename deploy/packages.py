@@ -10,10 +10,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+from inference.exit_codes import EXIT_USAGE
 
 DOCKER = os.environ.get("DOCKER", "docker")
 LIST = """
@@ -38,6 +41,12 @@ GZIP_LEVEL = 6
 MB = 1e6
 
 
+class NotInstalledError(click.ClickException):
+    """A program that this needs is not there."""
+
+    exit_code = EXIT_USAGE
+
+
 def list_packages(image: str) -> list[str]:
     """`name==version` of each distribution that the image's Python finds."""
     return _python(image, LIST).split()
@@ -53,7 +62,9 @@ def measure_packages(image: str) -> dict[str, int]:
 def measure_compressed(image: str) -> int:
     """Bytes of `docker save IMAGE | gzip`."""
     counter = _Counter()
-    with subprocess.Popen([DOCKER, "save", image], stdout=subprocess.PIPE) as process:
+    with _engine_there():
+        saving = subprocess.Popen([DOCKER, "save", image], stdout=subprocess.PIPE)
+    with saving as process:
         assert process.stdout is not None
         with gzip.GzipFile(fileobj=counter, mode="wb", compresslevel=GZIP_LEVEL, mtime=0) as packed:
             while piece := process.stdout.read(1 << 20):
@@ -84,10 +95,20 @@ def _python(image: str, code: str) -> str:
 
 
 def _engine(image: str, *arguments: str) -> str:
-    done = subprocess.run([DOCKER, *arguments], capture_output=True, encoding="utf-8", check=False)
+    with _engine_there():
+        done = subprocess.run([DOCKER, *arguments], capture_output=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         raise click.ClickException(f"{image}: its packages cannot be listed ({done.stderr.strip()})")
     return done.stdout
+
+
+@contextmanager
+def _engine_there() -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
+        told = f"{DOCKER}: no container engine ({error.strerror}). Install one, or name another in DOCKER"
+        raise NotInstalledError(told) from error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -153,7 +174,7 @@ def _pipe(lines: list[str], program: str, *options: str) -> None:
     try:
         done = subprocess.run(command, input="\n".join(lines) + "\n", encoding="utf-8", check=False)
     except FileNotFoundError as error:
-        raise click.ClickException(f"{program} is not installed. See CONTRIBUTING.md") from error
+        raise NotInstalledError(f"{program} is not installed. See CONTRIBUTING.md") from error
     sys.exit(done.returncode)
 
 

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from deploy import packages
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -73,3 +77,30 @@ def test_an_image_that_cannot_run_is_said_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "absent: its packages cannot be listed (no such image)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("list",), ("sizes",), ("sizes", "--compressed"), ("audit",)])
+@pytest.mark.parametrize("engine", ["absent", "not executable"])
+def test_without_an_engine_one_line_says_so(tmp_path: Path, command: tuple[str, ...], engine: str) -> None:
+    if engine != "absent":
+        (tmp_path / "engine").touch()
+    done = _run(tmp_path, *command)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert f"{tmp_path / 'engine'}: no container engine" in line
+
+
+def test_without_an_engine_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "DOCKER", str(tmp_path / "engine"))
+    with pytest.raises(packages.NotInstalledError, match="no container engine"):
+        packages.measure_compressed("image")
+
+
+def test_a_program_that_is_not_installed_is_no_finding_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(packages.NotInstalledError, match="pip-audit is not installed") as raised:
+        packages._pipe(["click==8.5.1"], "pip-audit")
+    assert raised.value.exit_code == 2
