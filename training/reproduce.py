@@ -5,11 +5,12 @@ import json
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inference.networks.weights import CHECKSUMS, WeightsMetadata, load_weights
+from inference.formats.staging import staged
+from inference.networks.weights import CHECKSUMS, Stage, WeightsMetadata, load_weights
 from training.chain import CHAIN, Round
 from training.checkpoints import VALIDATION_DSC, average_weights
 from training.config import TrainConfig
@@ -111,9 +112,7 @@ def reproduce(
             weights[one.name] = out / "runs" / one.name / f"mean-{one.config.stage}.safetensors"
             average_weights(averaged, weights[one.name])
     last = {one.config.stage: weights[one.name] for one in chain}
-    for stage, path in last.items():
-        shutil.copyfile(path, out / f"{stage}.safetensors")
-    _write_checksums(out, sorted(last))
+    _write_weights(out, last)
     return [_compare(stage, out, shipped) for stage in last]
 
 
@@ -165,18 +164,23 @@ def _train_with_log(config: TrainConfig, options: RunOptions, name: str) -> None
     train(config, options, name=name)
 
 
-def _write_checksums(folder: Path, stages: list[str]) -> None:
-    names = [f"{stage}.safetensors" for stage in stages]
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (folder / CHECKSUMS).write_text("".join(lines))
+def _write_weights(folder: Path, last: Mapping[Stage, Path]) -> None:
+    """The last rounds' weights, and after them their checksums: what is not whole fits no checksum."""
+    with staged(folder / CHECKSUMS) as partial:
+        lines = []
+        for stage, path in sorted(last.items()):
+            name = f"{stage}.safetensors"
+            shutil.copyfile(path, partial.with_name(name))
+            lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n")
+        partial.write_text("".join(lines))
 
 
-def _compare(stage: str, folder: Path, shipped: Path | None) -> Comparison:
+def _compare(stage: Stage, folder: Path, shipped: Path | None) -> Comparison:
     def score(where: Path) -> float | None:
         file = where / f"{stage}.safetensors"
         if not file.is_file():
             return None
-        metadata: WeightsMetadata = load_weights(file, stage).metadata  # type: ignore[arg-type]
+        metadata: WeightsMetadata = load_weights(file, stage).metadata
         text = metadata.provenance.get(VALIDATION_DSC)
         return None if text is None else float(json.loads(text))
 
