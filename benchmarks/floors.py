@@ -130,6 +130,8 @@ def _passes(
         stage[0] = name
 
     recording = replace(cascade, kidney=recorded(cascade.kidney), tumor=recorded(cascade.tumor))
+    if cascade.coarse is not None:
+        recording = replace(recording, coarse=recorded(cascade.coarse))
     image = read_ct(ct)
     segment(image.hu, image.spacing_mm, recording, progress=progress)
     folder = weights or ROOT / "weights"

@@ -23,6 +23,7 @@ from inference.formats.ct import read_ct
 from inference.formats.staging import staged
 from inference.geometry import KIDNEY, TUMOR
 from inference.networks.backends import has_bf16
+from inference.networks.cascade import COARSE
 from inference.networks.weights import CHECKSUMS, Stage, load_weights, save_weights
 from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION
 
@@ -107,22 +108,27 @@ def run(source: Path, output: Path, *options: str) -> list[dict[str, Any]]:
 
 
 def write_verdict(weights: Path, verdict: Verdict) -> None:
-    """Put it into both files' metadata, and their new checksums beside them.
+    """Put it into the metadata of all networks, and their new checksums beside them.
 
     Stopped at any moment it leaves weights that are whole, and that load only if they are as checked.
     """
-    stages: tuple[Stage, Stage] = ("kidney", "tumor")
-    files = {stage: f"{stage}.safetensors" for stage in stages}
-    loaded = {stage: load_weights(weights / name, stage) for stage, name in files.items()}
+    stages: dict[str, Stage] = {
+        COARSE: "kidney",
+        "kidney.safetensors": "kidney",
+        "tumor.safetensors": "tumor",
+    }
+    if not (weights / COARSE).is_file():
+        del stages[COARSE]
+    loaded = {name: load_weights(weights / name, stage) for name, stage in stages.items()}
     has_checksums = (weights / CHECKSUMS).is_file()
     text = (weights / CHECKSUMS).read_text() if has_checksums else ""
-    with staged(weights / (CHECKSUMS if has_checksums else files["tumor"])) as last:
-        for stage, old in loaded.items():
+    with staged(weights / (CHECKSUMS if has_checksums else "tumor.safetensors")) as last:
+        for name, old in loaded.items():
             told = {**old.metadata.provenance, PROOF: str(verdict)}
             metadata = replace(old.metadata, bf16=verdict.holds, provenance=told)
-            new = last.with_name(files[stage])
+            new = last.with_name(name)
             save_weights(new, old.model, metadata)
-            text = text.replace(old.sha256, load_weights(new, stage).sha256)
+            text = text.replace(old.sha256, load_weights(new, stages[name]).sha256)
         if has_checksums:
             last.write_text(text)
 

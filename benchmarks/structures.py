@@ -11,7 +11,7 @@ each tile along z is listed too.
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from scipy import ndimage
 from inference import load_cascade
 from inference.formats.ct import read_ct
 from inference.geometry import KIDNEY, Roi, resample
-from inference.method.cascade import locate_kidneys, tile_centres
-from inference.method.evidence import evidence, segment_kidneys
-from inference.method.method import DEFAULT, PAPER, Method
+from inference.method.cascade import locate_kidneys, look_coarsely, tile_centres
+from inference.method.evidence import segment_kidneys
+from inference.method.method import DEFAULT
 from inference.method.postprocess import Array, Box, keep_kidneys
 from inference.method.roi import normalise, place_roi
 from inference.networks.cascade import Cascade
@@ -34,16 +34,11 @@ from inference.runner.cases import KITS19_SEGMENTATION, find_cases
 
 IGNORE = 255
 SURE = 0.9
-PRINTED_WHOLE = (
-    *("ml", "end_mm", "height_mm", "reach_mm", "hu", "hu_sd", "other_mm", "other_ml"),
-    *("central", "lone", "kept"),
-)
+PRINTED_WHOLE = ("ml", "end_mm", "height_mm", "hu", "hu_sd", "other_mm", "other_ml", "kept")
 TISSUE_HU = -160.0
 """Above this is no air."""
-MEANS, CENTRAL_ML = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98), (250, 500)
+MEANS, COARSE_MEANS = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98), (0.01, 0.05, 0.1, 0.2, 0.3)
 """Thresholds that are tried."""
-NO_CENTRAL_ONES = replace(PAPER, max_central_mm3=0.0)
-LONE_ONES_TOO = replace(DEFAULT, min_lone_mm=0.0)
 
 
 @dataclass(frozen=True)
@@ -54,20 +49,17 @@ class Structure:
         scan, view: where: in the ROI that the method places, or in a tile along z.
         ml: its volume.
         mean, p10, sure: of its probabilities the mean, the 10th percentile, and the share above 0.9.
+        coarse: mean of the coarse network's probabilities; None where the weights have no such network.
         posterior: of its centre, between the front (0) and the back (1) of the body in the same slices.
         lateral: of its centre, from the patient's right side (−1) over the middle (0) to the left one (1).
         end_mm: between it and the nearer end of the scan along z (0: it reaches it).
         height_mm: of it, along z.
         edge: share of its voxels in the ROI's outermost two layers: the ROI cuts it.
-        air, bone: share of air among its neighbouring voxels; of its own as dense as bone.
-        reach_mm: how far it reaches to the left or right of the CT's middle.
         hu, hu_sd: mean and standard deviation, within the weights' window.
         other_mm: from its centre, mirrored at the body's middle, to the nearest other structure's centre.
         other_ml: the volume of that one.
         true: share of its voxels that the reference calls kidney or tumor; ignored voxels do not count.
         ignored: share of its voxels to be ignored.
-        central: whether the method takes it for one in the middle of a wide CT, whatever its size.
-        lone: whether the method drops it as the only one, cut by the scan's end.
         kept: whether the method keeps it, by all of its rules.
     """
 
@@ -77,22 +69,18 @@ class Structure:
     mean: float
     p10: float
     sure: float
+    coarse: float | None
     posterior: float
     lateral: float
     end_mm: float
     height_mm: float
     edge: float
-    air: float
-    bone: float
-    reach_mm: float
     hu: float
     hu_sd: float
     other_mm: float | None
     other_ml: float | None
     true: float | None
     ignored: float | None
-    central: bool
-    lone: bool
     kept: bool
 
 
@@ -106,6 +94,7 @@ class View:
         n_slices: of the CT.
         hu, probability: (z, y, x) on that grid.
         truth: the reference on that grid, if there is one.
+        coarse: what the coarse network answered, on the same grid, if there is one.
     """
 
     scan: str
@@ -115,20 +104,20 @@ class View:
     hu: NDArray[np.float32]
     probability: NDArray[np.float32]
     truth: NDArray[np.uint8] | None
+    coarse: Array | None = None
 
 
 def measure(view: View, metadata: WeightsMetadata) -> list[Structure]:
     """Every structure in one view of a scan, largest first; `metadata` is the kidney network's."""
     spacing_mm = view.roi.spec.spacing_mm
     structures = _all_structures(view, metadata.threshold)
-    kept, kept_with_lone = (_kept(view.probability, view, metadata, m) for m in (DEFAULT, LONE_ONES_TOO))
+    kept = segment_kidneys(view.probability, metadata, DEFAULT, view.coarse).ids > 0
     centres = [np.array(ndimage.center_of_mass(own)) + _corner(box) for own, box in structures]
     sizes_ml = [np.count_nonzero(own) * spacing_mm**3 / 1000 for own, _ in structures]
     body = _body(view.hu)
     rows = []
     for (own, box), centre, ml in zip(structures, centres, sizes_ml, strict=True):
         values, inside_hu = view.probability[box][own].astype(np.float64), view.hu[box][own]
-        found = evidence(own, box, view.probability, view.hu)
         front, back, right, left = _body_box(body, centre)
         mirrored = np.array([centre[0], centre[1], right + left - centre[2]])
         others = [
@@ -138,30 +127,21 @@ def measure(view: View, metadata: WeightsMetadata) -> list[Structure]:
         other_mm, other_ml = min(others, default=(None, None))
         inside_grid = np.zeros(view.hu.shape, dtype=bool)
         inside_grid[2:-2, 2:-2, 2:-2] = True
-        alone = np.zeros_like(view.probability)
-        alone[box][own] = view.probability[box][own]
-        is_kept = bool(kept[box][own].any())
         rows.append(Structure(
-            view.scan, view.name, ml, found["mean"],
+            view.scan, view.name, ml, float(values.mean()),
             p10=float(np.percentile(values, 10)), sure=float((values > SURE).mean()),
+            coarse=None if view.coarse is None else float(view.coarse[box][own].mean()),
             posterior=(centre[1] - front) / (back - front),
             lateral=2 * (centre[2] - right) / (left - right) - 1,
             end_mm=_end_mm(own, box, view),
             height_mm=np.count_nonzero(own.any(axis=(1, 2))) * spacing_mm,
             edge=float((~inside_grid[box][own]).mean()),
-            air=found["air"], bone=found["bone"],
-            reach_mm=found["reach_vox"] * spacing_mm, hu=float(np.nanmean(inside_hu)),
+            hu=float(np.nanmean(inside_hu)),
             hu_sd=float(np.nanstd(inside_hu)), other_mm=other_mm, other_ml=other_ml,
             **_overlap(own, box, view.truth),
-            central=not _kept(alone, view, metadata, NO_CENTRAL_ONES).any(),
-            lone=bool(kept_with_lone[box][own].any()) and not is_kept, kept=is_kept,
+            kept=bool(kept[box][own].any()),
         ))  # fmt: skip
     return rows
-
-
-def _kept(probability: Array, view: View, metadata: WeightsMetadata, method: Method) -> NDArray[np.bool_]:
-    """What a method keeps, (z, y, x) on the view's grid."""
-    return segment_kidneys(probability, view.hu, metadata, method).ids > 0
 
 
 def _all_structures(view: View, threshold: float) -> list[tuple[NDArray[np.bool_], Box]]:
@@ -274,7 +254,8 @@ def structures_of(
         hu = resample(ct.hu, roi)
         probability = cascade.kidney(normalise(hu, roi.spec))
         truth = None if labels is None else _on_roi(labels, roi)
-        shown = View(name, view, roi, ct.hu.shape[0], hu, probability, truth)
+        coarse = look_coarsely(ct.hu, ct.spacing_mm, roi, cascade)
+        shown = View(name, view, roi, ct.hu.shape[0], hu, probability, truth, coarse)
         rows += measure(shown, metadata)
     return rows
 
@@ -282,13 +263,11 @@ def structures_of(
 def _print_rules(rows: list[Structure]) -> None:
     """What each rule of the method drops in the ROIs, at several thresholds, and what of it is kidney."""
     known = [row for row in rows if row.view == "roi" and (row.true is not None or row.ignored)]
-    central = [row for row in known if row.central]
     dropped = {"all structures": known}
     dropped |= {f"mean < {mean}": [row for row in known if row.mean < mean] for mean in MEANS}
-    dropped |= {f"central, above {ml} ml": [row for row in central if row.ml > ml] for ml in CENTRAL_ML}
-    dropped[f"air > {DEFAULT.max_air_contact}"] = [row for row in known if row.air > DEFAULT.max_air_contact]
-    dropped[f"bone > {DEFAULT.max_bone_share}"] = [row for row in known if row.bone > DEFAULT.max_bone_share]
-    dropped[f"alone, cut, < {DEFAULT.min_lone_mm:.0f} mm"] = [row for row in known if row.lone]
+    seen = [row for row in known if row.coarse is not None]
+    for mean in COARSE_MEANS:
+        dropped[f"coarse mean < {mean}"] = [row for row in seen if row.coarse < mean]  # type: ignore[operator]
     dropped["all rules of the method"] = [row for row in known if not row.kept]
     click.echo(f"\n{'dropped by':28}{'false ones':>12}{'ml':>8}{'kidneys, ignored ones':>24}{'ml':>8}")
     for name, found in dropped.items():

@@ -16,7 +16,7 @@ import numpy as np
 from evaluation.metrics import dice
 from inference.formats.ct import read_ct
 from inference.geometry import TUMOR, resample
-from inference.method.cascade import locate_kidneys, segment_tumor
+from inference.method.cascade import locate_kidneys, look_coarsely, segment_tumor
 from inference.method.evidence import segment_kidneys
 from inference.method.method import DEFAULT
 from inference.method.postprocess import restore
@@ -41,7 +41,8 @@ def main(folder: Path, weights: Path) -> None:
         hu = resample(ct.hu, roi)
         image = normalise(hu, roi.spec)
         probability = cascade.kidney(image)
-        structures = segment_kidneys(probability, hu, cascade.kidney_metadata)
+        coarse = look_coarsely(ct.hu, ct.spacing_mm, roi, cascade)
+        structures = segment_kidneys(probability, cascade.kidney_metadata, coarse=coarse)
         seconds, maps = {}, {}
         for margin in (None, *MARGINS_VOX):
             for _ in range(2):  # the first pass of a shape prepares for it

@@ -74,7 +74,7 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
               help="auto: bfloat16 where the processor has it and these weights allow it.")  # fmt: skip
 @click.option("--weights", "weights_path", type=_folder(), default=None,
-              help="Folder with kidney.safetensors and tumor.safetensors.")  # fmt: skip
+              help="Folder with {kidney,tumor,coarse}.safetensors; coarse may lack.")  # fmt: skip
 @click.option("--ensemble", type=_folder(), multiple=True, metavar="DIR",
               help="A further folder with weights, once or more: probabilities are averaged.")  # fmt: skip
 @click.option("--paper", is_flag=True,
@@ -180,8 +180,10 @@ def main(
     page = Page(page_path) if page_path is not None else None
     method = PAPER if paper else DEFAULT
     recipe: dict[str, Any] = {
-        stage: [weights[stage]["sha256"] for weights in (run["weights"], *run["ensemble"])]
-        for stage in ("kidney", "tumor")
+        network: [
+            weights[network]["sha256"] for weights in (run["weights"], *run["ensemble"]) if network in weights
+        ]
+        for network in ("kidney", "tumor", "coarse")
     }
     recipe |= {
         "method": asdict(method),

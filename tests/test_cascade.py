@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inference.geometry import RoiSpec
+from inference.geometry import RoiSpec, resample
 from inference.method.cascade import (
     TILE_OVERLAP,
     _box_around,
     locate_kidneys,
+    look_coarsely,
     segment_tumor,
     tile_centres,
 )
-from inference.method.method import PAPER, Method
+from inference.method.method import DEFAULT, PAPER, Method
 from inference.method.postprocess import Box, Structures
-from inference.method.roi import place_roi
+from inference.method.roi import normalise, place_roi
 from inference.method.segment import segment
 from inference.networks.backends import Network
 from inference.networks.cascade import Cascade
@@ -228,3 +229,54 @@ def test_with_a_margin_as_wide_as_its_view_nothing_changes() -> None:
     assert shown == [(96, 16, 16), (144, 16, 16)]
     assert whole[kidney].std() > 1e-4
     np.testing.assert_allclose(probability[kidney], whole[kidney], atol=1e-6)
+
+
+def ramp(ct_shape: tuple[int, int, int]) -> NDArray[np.int16]:
+    """HU that rise along each axis by another step."""
+    z, y, x = np.indices(ct_shape)
+    return (100 + 4 * z + 3 * y + 2 * x).astype(np.int16)
+
+
+@pytest.mark.parametrize("centre_z", [None, 20.0, 33.0])
+def test_the_coarse_network_sees_more_and_answers_on_the_rois_grid(centre_z: float | None) -> None:
+    """A coarse network that answers with its input, and so with what lies at each place of the ROI."""
+    hu, spacing_mm = ramp((60, 40, 40)), (3.0, 2.0, 2.0)
+    fine = RoiSpec((16, 16, 16), 2.0, window_hu=(0.0, 1000.0))
+    wide = RoiSpec((24, 16, 16), 4.0, window_hu=(0.0, 1000.0))
+    shown = Recorder()
+    cascade = Cascade(
+        shown, shown, metadata("kidney", fine), metadata("tumor", fine),
+        coarse=shown, coarse_metadata=metadata("kidney", wide),
+    )  # fmt: skip
+    roi = place_roi(hu.shape, spacing_mm, fine, centre_z_vox=centre_z)
+    found = look_coarsely(hu, spacing_mm, roi, cascade)
+    assert found is not None
+    assert [image.shape for image in shown.shown] == [wide.shape_vox]
+    expected = normalise(resample(hu, roi), fine)
+    assert 0.1 < expected.min() < expected.max() < 0.5
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert look_coarsely(hu, spacing_mm, roi, cascade, PAPER) is None
+    assert look_coarsely(hu, spacing_mm, roi, replace(cascade, coarse=None)) is None
+
+
+def test_the_coarse_network_decides_in_the_whole_method() -> None:
+    hu = np.full((16, 24, 24), 0, dtype=np.int16)
+    hu[4:12, 2:9, 4:20], hu[4:12, 15:22, 4:20] = 1, 1  # 57 ml each
+    wide = RoiSpec((8, 16, 16), 8.0, window_hu=(0.0, 1.0))
+
+    def front_alone(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert image.shape == wide.shape_vox
+        answer = np.zeros_like(image)
+        answer[:, :8] = 0.3
+        return answer
+
+    kidney = Recorder()
+    spec = RoiSpec((16, 24, 24), 4.0, window_hu=(0.0, 1.0))
+    cascade = Cascade(
+        kidney, lambda image: image * 0, metadata("kidney", spec), metadata("tumor", spec),
+        coarse=front_alone, coarse_metadata=metadata("kidney", wide),
+    )  # fmt: skip
+    labels = segment(hu, SPACING_MM, cascade, DEFAULT).labels
+    assert labels[:, :12].any()
+    assert not labels[:, 12:].any()
+    assert segment(hu, SPACING_MM, cascade, PAPER).labels[:, 12:].any()

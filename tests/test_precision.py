@@ -97,6 +97,16 @@ def test_weights_without_checksums_get_none(tmp_path: Path) -> None:
     assert load_weights(tmp_path / "tumor.safetensors", "tumor").metadata.bf16
 
 
+def test_a_coarse_network_gets_the_verdict_too(tmp_path: Path) -> None:
+    _write_checked_weights(tmp_path)
+    (tmp_path / "coarse.safetensors").write_bytes((tmp_path / "kidney.safetensors").read_bytes())
+    digest = load_weights(tmp_path / "kidney.safetensors", "kidney").sha256
+    with (tmp_path / CHECKSUMS).open("a") as sums:
+        sums.write(f"{digest}  coarse.safetensors\n")
+    write_verdict(tmp_path, Verdict({"kidney": 2}, {"kidney": 0.0}, {"kidney": 0.0}))
+    assert load_weights(tmp_path / "coarse.safetensors", "kidney").metadata.bf16
+
+
 @pytest.mark.parametrize("stage", ["kidney", "tumor"])
 def test_what_stops_the_writing_leaves_the_weights_as_they_were(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch

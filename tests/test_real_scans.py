@@ -314,6 +314,15 @@ def test_scans_are_validated_on_as_they_are_and_so_on_the_networks_grid(
     assert [one.name for one in patients.scans] == ["fine"]  # training resamples
 
 
+def test_scans_of_a_grid_some_times_finer_are_validated_on_voxel_by_voxel(tmp_path: Path) -> None:
+    fine = scan(name="aside", case="case_2", role="set_aside", spacing_mm=1.5)
+    (thin,) = Patients(CONFIG, save_scans(tmp_path, scan(), fine), fold=None).validation_scans
+    assert thin.spacing_mm == 3.0
+    np.testing.assert_array_equal(thin.grey, fine.grey[1::2, 1::2, 1::2])
+    np.testing.assert_array_equal(thin.labels, fine.labels[1::2, 1::2, 1::2])
+    assert thin.kidney_voxels.tolist() == np.flatnonzero(thin.labels == 1).tolist()
+
+
 def test_tumors_are_not_validated_on_scans_without_a_kidney(tmp_path: Path) -> None:
     empty = scan(name="empty", case="empty", role="set_aside", has_kidney=False, has_tumor=False)
     labelled = scan(name="a", case="a"), scan(name="b", case="b")

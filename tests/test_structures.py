@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import tumor_evidence
-from benchmarks.structures import IGNORE, Structure, View, _print_rules, measure
+from benchmarks.structures import IGNORE, View, _print_rules, measure
 from inference.geometry import Roi, RoiSpec
 from inference.method.method import DEFAULT
 from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, metadata
@@ -41,8 +41,8 @@ def test_structures_by_hand() -> None:
     assert right.posterior == pytest.approx((21.5 - 9.5) / 20)
     assert (right.lateral, left.lateral) == pytest.approx((2 * 7 / 40 - 1, 2 * 33.5 / 40 - 1))
     assert right.end_mm == pytest.approx((2 * 3.5 + 0.5) * 5)  # from CT index 7, and half a voxel more
-    assert (right.edge, right.air) == (0, 0)
-    assert right.reach_mm == pytest.approx((29.5 - 14 + 0.5) * 10)
+    assert right.edge == 0
+    assert (right.coarse, left.coarse) == (None, None)
     assert (right.hu, right.hu_sd, left.hu) == pytest.approx((KIDNEY_HU, 0, KIDNEY_HU + 20))
     assert right.other_mm == pytest.approx(10 * (43 - (59 - 16.5)))  # mirrored at x = 29.5
     assert (right.other_ml, left.other_ml) == (180.0, 216.0)
@@ -57,44 +57,17 @@ def test_the_rules_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["all rules of the method"] == ["0", "0", "1", "180"]
 
 
-def structures(
-    *shown: tuple[tuple[slice, slice, slice], float], first: int = 0, first_x: int = 0
-) -> list[Structure]:
-    """Of boxes with their probabilities, in a CT from a slice on, without some columns on either side."""
-    hu = np.full(SHAPE, FAT_HU, dtype=np.float32)
-    probability = np.full(SHAPE, 0.1, dtype=np.float32)
-    for box, p in shown:
-        hu[box], probability[box] = KIDNEY_HU, p
-    hu[:first] = hu[:, :, :first_x] = hu[:, :, SHAPE[2] - first_x :] = np.nan
-    return measure(replace(view(), hu=hu, probability=probability), METADATA)
-
-
-def test_a_large_structure_in_the_middle_is_dropped_in_a_wide_ct_only() -> None:
-    mass = np.s_[4:14, 15:25, 25:35]  # a litre, 50 mm to either side
-    (wide,) = structures((mass, 0.98))
-    (narrow,) = structures((mass, 0.98), first_x=21)
-    assert (wide.central, wide.kept, narrow.central, narrow.kept) == (True, False, False, True)
-
-
-PIECE, OTHER = np.s_[4:9, 19:25, 14:20], np.s_[4:9, 19:25, 41:46]
-"""5 cm long."""
-
-
-@pytest.mark.parametrize(
-    ("p", "first", "lone", "kept"),
-    [
-        ((0.98,), 3, [True], [False]),  # one slice between is cut, too
-        ((0.98,), 2, [False], [True]),
-        ((0.98, 0.8), 3, [True, False], [False, False]),  # the other one is none
-        ((0.98, 0.97), 3, [False, False], [True, True]),
-    ],
-)
-def test_alone_is_what_the_method_would_keep_alone(
-    p: tuple[float, ...], first: int, lone: list[bool], kept: list[bool]
-) -> None:
-    rows = structures(*zip((PIECE, OTHER), p, strict=False), first=first)
-    assert [row.lone for row in rows] == lone
-    assert [row.kept for row in rows] == kept
+def test_what_the_coarse_network_says_is_a_column_and_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    coarse = np.zeros(SHAPE, dtype=np.float32)
+    coarse[:, :, 30:] = 0.25
+    rows = measure(replace(view(), coarse=coarse), METADATA)
+    assert [row.coarse for row in rows] == [0.0, 0.25]
+    assert [row.kept for row in measure(view(), METADATA)] == [True, False]
+    assert [row.kept for row in rows] == [False, False]
+    _print_rules(rows)
+    lines = {line[:26].strip(): line.split()[-4:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["coarse mean < 0.1"] == ["1", "216", "0", "0"]
+    assert lines["coarse mean < 0.3"] == ["1", "216", "1", "180"]
 
 
 def test_the_table_of_tumors_tells_true_pieces_from_false_ones(tmp_path: Path) -> None:

@@ -594,7 +594,7 @@ def test_coarse_voxels_are_means_of_fine_ones_interpolated_back() -> None:
 @pytest.mark.xdist_group("tiny chain")
 def test_the_tiny_chain_learns(tmp_path: Path) -> None:
     results = {
-        result.stage: result for result in reproduce([], tmp_path, chain=TINY_CHAIN, accelerator="cpu")
+        result.network: result for result in reproduce([], tmp_path, chain=TINY_CHAIN, accelerator="cpu")
     }
     assert results["kidney"].reached >= REACHED_DSC
     for stage in ("kidney", "tumor"):
@@ -666,9 +666,10 @@ def test_the_learning_rate_falls_in_the_time_that_there_is(monkeypatch: pytest.M
 
 
 def test_the_shipped_networks_are_those_of_the_chain() -> None:
-    for stage in ("kidney", "tumor"):
-        last = next(one for one in reversed(CHAIN) if one.config.stage == stage)
-        metadata = load_weights(WEIGHTS_FOLDERS[-1] / f"{stage}.safetensors", stage).metadata  # type: ignore[arg-type]
+    assert {one.file for one in CHAIN} == {path.name for path in WEIGHTS_FOLDERS[-1].glob("*.safetensors")}
+    for last in {one.file: one for one in CHAIN}.values():
+        metadata = load_weights(WEIGHTS_FOLDERS[-1] / last.file, last.config.stage).metadata
+        assert metadata.roi == last.config.roi
         assert metadata.provenance["preset"] == last.name
         mean = [name for name in averaged_rounds(last, CHAIN) for _ in range(last.parts)]
         assert metadata.provenance["mean_of"] == " + ".join(mean)

@@ -3,8 +3,9 @@
 Nothing here reads a medical format, so that training runs where only PyTorch and NumPy are installed.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -72,6 +73,14 @@ class Scan:
     has_kidney: bool
     has_tumor: bool
     is_slice: bool
+
+    def on_grid(self, spacing_mm: float) -> "Scan":
+        """The scan on a grid whose spacing is a multiple of its own, as training interpolates it there."""
+        n = round(spacing_mm / self.spacing_mm)
+        if n < 2 or not math.isclose(n * self.spacing_mm, spacing_mm):
+            return self
+        thin = (slice(n // 2, None, n),) * 3
+        return replace(self, grey=self.grey[thin], labels=self.labels[thin], spacing_mm=spacing_mm)
 
     @cached_property
     def kidney_voxels(self) -> NDArray[np.intp]:

@@ -45,6 +45,7 @@ class Round:
         why: what the round is for, for the documents.
         parts: it is trained so often, each time without another part of the labelled scans, and the mean of
             these networks is kept: every labelled scan is unseen by one of them.
+        network: what its weights are in the cascade, where that is not the stage.
         with_parent: the mean takes in what the parent's does, too: surer than either round.
     """
 
@@ -54,6 +55,12 @@ class Round:
     why: str
     parts: int = 1
     with_parent: bool = False
+    network: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Name of the weights file that the last round of a network gives."""
+        return f"{self.network or self.config.stage}.safetensors"
 
 
 START = "weights synthetic-9 (in this repository's history, commit 05eef5e), trained on synthetic CTs alone"
@@ -104,6 +111,16 @@ _KIDNEY_MASSES = replace(
     max_epochs=83,
     scans=replace(_KIDNEY_LONGER.scans, rounded_share=1.0, mass_share=0.35),
     seed=73,
+)
+_KIDNEY_COARSE = replace(
+    _KIDNEY_MASSES,
+    roi=RoiSpec(shape_vox=(80, 64, 64), spacing_mm=6.0),
+    sources=SourceShares(synthetic=0.22, labelled=0.24, painted=0.12, background=0.32, slices=0.1),
+    batch_size=2,
+    max_epochs=100,
+    optimiser=replace(_KIDNEY_SCANS.optimiser, learning_rate=1e-3, warmup_steps=50),
+    scans=replace(_KIDNEY_MASSES.scans, thick_share=0.0),
+    seed=101,
 )
 _TUMOR_SCANS = replace(
     _KIDNEY_SCANS,
@@ -180,6 +197,14 @@ CHAIN = (
         with_parent=True,
     ),
     Round(
+        "kidney-coarse",
+        "kidney-scans",
+        _KIDNEY_COARSE,
+        "a coarse look (6 mm) at 480 mm of the body: what it calls no kidney is none",
+        parts=2,
+        network="coarse",
+    ),
+    Round(
         "tumor-scans",
         None,
         _TUMOR_SCANS,
@@ -202,7 +227,7 @@ CHAIN = (
         with_parent=True,
     ),
 )
-"""In the order of training. The last round of each stage is shipped."""
+"""In the order of training. The last round of each network is shipped."""
 
 _TINY = replace(
     _KIDNEY_SCANS,

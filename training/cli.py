@@ -259,7 +259,7 @@ def reproduce_command(data: tuple[Path, ...], out: Path, tiny: bool, **options: 
         sys.exit(EXIT_USAGE)
     for result in results:
         shipped = "nothing to compare with" if result.shipped is None else f"shipped {result.shipped:.3f}"
-        log.info("%s: validation DSC %.3f, %s", result.stage, result.reached, shipped)
+        log.info("%s: validation DSC %.3f, %s", result.network, result.reached, shipped)
     if not all(result.agrees for result in results):
         log.error("the validation DSC is not within %.2f of the shipped weights'", TOLERANCE)
         sys.exit(EXIT_SOME_FAILED)

@@ -225,7 +225,8 @@ class Patients(lightning.LightningDataModule):
         workers: processes that make samples ahead; 0: the main process makes them, on its device.
 
     Raises:
-        ValueError: scans to validate on lie on another grid than the network's; training's may be finer.
+        ValueError: scans to validate on lie on another grid than the network's, and on none that is a whole
+            number of times finer; training's may be finer.
             Or the stage is the tumor's, and none of them shows a kidney.
     """
 
@@ -248,7 +249,9 @@ class Patients(lightning.LightningDataModule):
         if fold and len(labelled) > 1:
             held_out = set(split_cases(labelled, fold=k, seed=config.split_seed, folds=n)[1])
         self.validation_scans = [
-            s for s in scans if s.role == "set_aside" or (s.case in held_out and not s.is_slice)
+            s.on_grid(config.roi.spacing_mm)
+            for s in scans
+            if s.role == "set_aside" or (s.case in held_out and not s.is_slice)
         ]
         _check_spacing(self.validation_scans, config.roi.spacing_mm, is_resampled=False)
         shows_kidneys = any(s.has_kidney for s in self.validation_scans)

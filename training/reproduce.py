@@ -25,7 +25,7 @@ TOLERANCE = 0.01
 class Comparison:
     """Validation DSC of one network, here and as shipped (None where nothing is shipped)."""
 
-    stage: str
+    network: str
     reached: float
     shipped: float | None
 
@@ -69,7 +69,7 @@ def reproduce(
         from training.prepare import prepare
 
         cache = cache or out / "cache"
-        spacing_mm = chain[0].config.roi.spacing_mm
+        spacing_mm = min(one.config.roi.spacing_mm for one in chain)  # coarser grids take every n-th voxel
         for folder in data:
             failed = prepare(folder, cache, spacing_mm=spacing_mm, processes=max(1, workers))
             for error in failed.values():
@@ -109,11 +109,11 @@ def reproduce(
         means = [networks[name] for name in averaged_rounds(one, chain)]
         averaged = [path for paths in means for path in paths]
         if len(averaged) > 1:
-            weights[one.name] = out / "runs" / one.name / f"mean-{one.config.stage}.safetensors"
+            weights[one.name] = out / "runs" / one.name / f"mean-{one.file}"
             average_weights(averaged, weights[one.name])
-    last = {one.config.stage: weights[one.name] for one in chain}
-    _write_weights(out, last)
-    return [_compare(stage, out, shipped) for stage in last]
+    last = {one.file: one for one in chain}
+    _write_weights(out, {file: weights[one.name] for file, one in last.items()})
+    return [_compare(file, one.config.stage, out, shipped) for file, one in last.items()]
 
 
 def averaged_rounds(one: Round, chain: Sequence[Round]) -> list[str]:
@@ -164,24 +164,22 @@ def _train_with_log(config: TrainConfig, options: RunOptions, name: str) -> None
     train(config, options, name=name)
 
 
-def _write_weights(folder: Path, last: Mapping[Stage, Path]) -> None:
+def _write_weights(folder: Path, last: Mapping[str, Path]) -> None:
     """The last rounds' weights, and after them their checksums: what is not whole fits no checksum."""
     with staged(folder / CHECKSUMS) as partial:
         lines = []
-        for stage, path in sorted(last.items()):
-            name = f"{stage}.safetensors"
+        for name, path in sorted(last.items()):
             shutil.copyfile(path, partial.with_name(name))
             lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n")
         partial.write_text("".join(lines))
 
 
-def _compare(stage: Stage, folder: Path, shipped: Path | None) -> Comparison:
+def _compare(file: str, stage: Stage, folder: Path, shipped: Path | None) -> Comparison:
     def score(where: Path) -> float | None:
-        file = where / f"{stage}.safetensors"
-        if not file.is_file():
+        if not (where / file).is_file():
             return None
-        metadata: WeightsMetadata = load_weights(file, stage).metadata
+        metadata: WeightsMetadata = load_weights(where / file, stage).metadata
         text = metadata.provenance.get(VALIDATION_DSC)
         return None if text is None else float(json.loads(text))
 
-    return Comparison(stage, score(folder) or 0.0, score(shipped) if shipped else None)
+    return Comparison(Path(file).stem, score(folder) or 0.0, score(shipped) if shipped else None)

@@ -72,7 +72,8 @@ def locate_kidneys(
         roi = place_roi(hu.shape, spacing_mm, spec, centre_z_vox=centre_z)
         tile = resample(hu, roi)
         probability = cascade.kidney(normalise(tile, spec))
-        structures = segment_kidneys(probability, tile, cascade.kidney_metadata, method)
+        coarse = look_coarsely(hu, spacing_mm, roi, cascade, method)
+        structures = segment_kidneys(probability, cascade.kidney_metadata, method, coarse)
         for box, volume in zip(structures.boxes, structures.volumes_mm3, strict=True):
             low, high = (roi.to_ct_index((z - 0.5, 0, 0))[0] for z in (box[0].start, box[0].stop))
             found.append((volume, low, high))
@@ -85,6 +86,24 @@ def locate_kidneys(
         if max(high, other_high) - min(low, other_low) <= length:
             low, high = min(low, other_low), max(high, other_high)
     return place_roi(hu.shape, spacing_mm, spec, centre_z_vox=(low + high) / 2)
+
+
+def look_coarsely(
+    hu: NDArray[np.int16], spacing_mm: Vector, roi: Roi, cascade: Cascade, method: Method = DEFAULT
+) -> NDArray[np.float32] | None:
+    """The coarse network's probabilities on the ROI's grid, seen with more of the body around it.
+
+    None where the weights have no such network, or the method does not ask it.
+    """
+    if cascade.coarse is None or cascade.coarse_metadata is None or not method.min_coarse_probability:
+        return None
+    spec = cascade.coarse_metadata.roi
+    middle = roi.to_ct_index(((roi.spec.shape_vox[0] - 1) / 2, 0.0, 0.0))[0]
+    wide = place_roi(hu.shape, spacing_mm, spec, centre_z_vox=middle)
+    found = cascade.coarse(normalise(resample(hu, wide), spec))
+    start = [(a - b) / s for a, b, s in zip(roi.start_vox, wide.start_vox, wide.step_vox, strict=True)]
+    step = roi.spec.spacing_mm / spec.spacing_mm
+    return np.nan_to_num(resample(found, Roi(roi.spec, (start[0], start[1], start[2]), (step, step, step))))
 
 
 def tile_centres(n_slices: int, spacing_mm: Vector, spec: RoiSpec) -> list[float]:

@@ -14,11 +14,8 @@ class Method:
             along z. The paper crops around the image centre. In long scans kidney DSC 0.594 → 0.931.
         min_mean_probability: a structure with a lower mean is dropped: 6 of 9 false ones, 0 of 46 kidneys.
         min_mean_tumor_probability: so is a piece of tumor with a lower one (figures: `benchmarks/NOTES.md`).
-        max_central_mm3: so is a larger structure in the middle of the body: bladders, masses of the pelvis. A
-            horseshoe kidney larger than this and less than 19 cm wide is lost; KiTS19's only one is wider.
-        max_air_contact: so is one with a larger share of air around: masses in lungs (kidneys: up to 0.02).
-        max_bone_share: so is one with a larger share above 350 HU: heads of femurs (kidneys: up to 0.01).
-        min_lone_mm: so is the only structure if the scan ends in it and less is in view: pieces of stomach.
+        min_coarse_probability: so is one with a lower mean in the coarse network, which sees half a metre of
+            the body: sarcomas, stomachs, masses in lungs (figures: `benchmarks/NOTES.md`).
         tumor_margin_vox: the tumor network sees the kidneys and so many voxels around them; None is the whole
             ROI, as in the paper. From 32 on label maps stay the same, in 0.6 to 0.9 of the time.
         mirror: the tumor network sees the CT and its mirror image, if the weights ask for it: 0.553 → 0.566.
@@ -32,10 +29,7 @@ class Method:
 
     roi_follows_kidneys: bool = True
     min_mean_probability: float = 0.96
-    max_central_mm3: float = 500_000.0
-    max_air_contact: float = 0.1
-    max_bone_share: float = 0.1
-    min_lone_mm: float = 60.0
+    min_coarse_probability: float = 0.1
     tumor_margin_vox: int | None = 32
     mirror: bool = True
     drop_small_tumors: bool = True
@@ -49,10 +43,7 @@ DEFAULT = Method()
 PAPER = Method(
     roi_follows_kidneys=False,
     min_mean_probability=0.0,
-    max_central_mm3=1e9,
-    max_air_contact=1.0,
-    max_bone_share=1.0,
-    min_lone_mm=0.0,
+    min_coarse_probability=0.0,
     tumor_margin_vox=None,
     mirror=False,
     drop_small_tumors=False,

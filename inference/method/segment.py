@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..geometry import Roi, Vector, resample
 from ..networks.cascade import Cascade
-from .cascade import locate_kidneys, segment_tumor
+from .cascade import locate_kidneys, look_coarsely, segment_tumor
 from .evidence import segment_kidneys
 from .method import DEFAULT, Method
 from .postprocess import Structures, grow_by_tumor, keep_tumors, restore
@@ -67,8 +67,9 @@ def segment(
     image = normalise(roi_hu, roi.spec)
     tell("kidney", 0.0)
     kidney = cascade.kidney(image)
+    coarse = look_coarsely(hu, spacing_mm, roi, cascade, method)
     tell("components", 0.0)
-    structures = segment_kidneys(kidney, roi_hu, kidney_metadata, method)
+    structures = segment_kidneys(kidney, kidney_metadata, method, coarse)
     tell("tumor", 0.0)
     tumor = segment_tumor(image, structures, cascade, method)
     cascade.memory.release()  # before the labels take theirs

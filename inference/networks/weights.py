@@ -145,6 +145,12 @@ def load_weights(path: Path, stage: Stage) -> Weights:
     return Weights(tensors, metadata, digest)
 
 
+def is_named(path: Path) -> bool:
+    """Whether the checksums beside a file have a line for it: it should be there."""
+    checksums = path.parent / CHECKSUMS
+    return checksums.is_file() and f"  {path.name}" in checksums.read_text(errors="replace")
+
+
 def _check_digest(path: Path, digest: str) -> None:
     checksums = path.parent / CHECKSUMS
     if not checksums.is_file():

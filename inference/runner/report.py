@@ -115,7 +115,10 @@ def describe_networks(weights: CascadeWeights, backend: Backend) -> dict[str, An
     """The networks of a run, for its report."""
     folders = [
         {"folder": str(folder), "kidney": _identity(kidney), "tumor": _identity(tumor)}
-        for folder, kidney, tumor in zip(weights.folders, weights.kidney, weights.tumor, strict=True)
+        | ({} if coarse is None else {"coarse": _identity(coarse)})
+        for folder, kidney, tumor, coarse in zip(
+            weights.folders, weights.kidney, weights.tumor, weights.coarse, strict=True
+        )
     ]
     return {
         "device": backend.device,
