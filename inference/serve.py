@@ -2,7 +2,7 @@
 
 GET /health answers 200 as soon as the server listens. POST /invoke segments what lies under the input folder
 and answers 201, or 500 if the command ended with another exit code than 0. A job is the command
-`python -m inference` itself, with the same checks and the same log. It loads the weights (12 MB) each time.
+`python -m inference` itself, with the same checks and the same log. It loads the weights (18 MB) each time.
 """
 
 import signal

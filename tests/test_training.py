@@ -32,7 +32,7 @@ from training.cache import IGNORE, LabelMap, cached_names, load_label_maps
 from training.chain import CHAIN, PRESETS, TINY_CHAIN
 from training.checkpoints import METADATA, export_weights, load_tensors
 from training.cli import main
-from training.config import AS_THEY_ARE, LossConfig, SamplingConfig, SourceShares
+from training.config import AS_THEY_ARE, LossConfig, SamplingConfig, SourceShares, TrainConfig
 from training.data import CachedSamples, EpochSampler, Patients, split_cases
 from training.module import Segmentation, checkpoint_activations
 from training.prepare import prepare
@@ -635,6 +635,33 @@ def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each
     rounds = (first, second, third)
     assert averaged_rounds(third, rounds) == [first.name, "second", "third"]
     assert averaged_rounds(replace(third, with_parent=False), rounds) == ["third"]
+
+
+def test_a_round_from_nothing_takes_no_weights_and_writes_its_networks_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: dict[str, Path | None] = {}
+
+    def fake(config: TrainConfig, options: RunOptions, *, name: str) -> None:
+        started[name] = options.init
+        net = VNet(base_channels=1)
+        weights = WeightsMetadata(config.stage, config.roi, 1)
+        options.out.mkdir(parents=True)
+        save_weights(options.out / f"{config.stage}.safetensors", net, weights)
+
+    monkeypatch.setattr("training.reproduce.train", fake)
+    first = replace(TINY_CHAIN[0], name="first")
+    other = replace(first, name="other", from_nothing=True)
+    last = replace(first, name="last", parent="other", network="coarse")
+    reached = reproduce([], tmp_path, chain=(first, other, last), init=tmp_path / "init")
+    assert started == {
+        "first": tmp_path / "init" / "kidney.safetensors",
+        "other": None,
+        "last": tmp_path / "runs" / "other" / "kidney.safetensors",
+    }
+    assert [one.network for one in reached] == ["kidney", "coarse"]
+    names = [line.split()[1] for line in (tmp_path / "SHA256SUMS").read_text().splitlines()]
+    assert names == ["coarse.safetensors", "kidney.safetensors"]
 
 
 def test_cases_that_are_tested_on_are_neither_synthesised_nor_shown_in_slices(tmp_path: Path) -> None:

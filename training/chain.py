@@ -45,7 +45,8 @@ class Round:
         why: what the round is for, for the documents.
         parts: it is trained so often, each time without another part of the labelled scans, and the mean of
             these networks is kept: every labelled scan is unseen by one of them.
-        network: what its weights are in the cascade, where that is not the stage.
+        from_nothing: it starts from random weights, whatever the others start from.
+        network: of the cascade, that it is a round of, where that is not the stage.
         with_parent: the mean takes in what the parent's does, too: surer than either round.
     """
 
@@ -55,6 +56,7 @@ class Round:
     why: str
     parts: int = 1
     with_parent: bool = False
+    from_nothing: bool = False
     network: str | None = None
 
     @property
@@ -112,13 +114,47 @@ _KIDNEY_MASSES = replace(
     scans=replace(_KIDNEY_LONGER.scans, rounded_share=1.0, mass_share=0.35),
     seed=73,
 )
-_KIDNEY_COARSE = replace(
+_COARSE_CROPS = replace(
     _KIDNEY_MASSES,
+    sources=SourceShares(synthetic=0.45, background=0.3, slices=0.25),
+    crop_vox=(64, 64, 64),
+    batch_size=16,
+    steps_per_epoch=50,
+    max_epochs=45,
+    optimiser=replace(
+        _KIDNEY_SCANS.optimiser, learning_rate=2e-3, warmup_steps=100, batch_norm_momentum=0.05
+    ),
+    loss=replace(_KIDNEY_SCANS.loss, false_volume=0.3),
+    sampling=replace(
+        _KIDNEY_MASSES.sampling,
+        tumor_added_radius_mm=(5.0, 45.0),
+        centres=CropCentres(kidney=0.35, tumor=0.25, border=0.15, elsewhere=0.25),
+    ),
+    seed=81,
+)
+_COARSE_ROI = replace(
+    _COARSE_CROPS,
+    sources=SourceShares(synthetic=0.4, background=0.38, slices=0.22),
+    crop_vox=None,
+    batch_size=2,
+    max_epochs=76,
+    optimiser=replace(_KIDNEY_SCANS.optimiser, learning_rate=1e-3, warmup_steps=50),
+    loss=_KIDNEY_SCANS.loss,
+    seed=82,
+)
+_COARSE_SCANS = replace(
+    _COARSE_ROI,
+    sources=_KIDNEY_MASSES.sources,
+    max_epochs=60,
+    optimiser=replace(_COARSE_ROI.optimiser, learning_rate=6e-4),
+    seed=83,
+)
+_COARSE = replace(
+    _COARSE_SCANS,
     roi=RoiSpec(shape_vox=(80, 64, 64), spacing_mm=6.0),
     sources=SourceShares(synthetic=0.22, labelled=0.24, painted=0.12, background=0.32, slices=0.1),
-    batch_size=2,
-    max_epochs=100,
-    optimiser=replace(_KIDNEY_SCANS.optimiser, learning_rate=1e-3, warmup_steps=50),
+    max_epochs=39,
+    optimiser=replace(_COARSE_ROI.optimiser, learning_rate=1e-3),
     scans=replace(_KIDNEY_MASSES.scans, thick_share=0.0),
     seed=101,
 )
@@ -197,14 +233,6 @@ CHAIN = (
         with_parent=True,
     ),
     Round(
-        "kidney-coarse",
-        "kidney-scans",
-        _KIDNEY_COARSE,
-        "a coarse look (6 mm) at 480 mm of the body: what it calls no kidney is none",
-        parts=2,
-        network="coarse",
-    ),
-    Round(
         "tumor-scans",
         None,
         _TUMOR_SCANS,
@@ -225,6 +253,31 @@ CHAIN = (
         "it was unsure in large tumors with dead parts: more of them; more real tumors, more slices",
         parts=2,
         with_parent=True,
+    ),
+    Round(
+        "coarse-crops",
+        None,
+        _COARSE_CROPS,
+        "from nothing, so that it errs elsewhere than the kidney network: crops of 192 mm",
+        from_nothing=True,
+        network="coarse",
+    ),
+    Round("coarse-roi", "coarse-crops", _COARSE_ROI, "the same on the whole ROI", network="coarse"),
+    Round(
+        "coarse-scans",
+        "coarse-roi",
+        _COARSE_SCANS,
+        "real kidneys, too, as they are and with painted lesions",
+        parts=2,
+        network="coarse",
+    ),
+    Round(
+        "coarse",
+        "coarse-scans",
+        _COARSE,
+        "half a metre of the body in voxels of 6 mm: what it calls no kidney is none",
+        parts=2,
+        network="coarse",
     ),
 )
 """In the order of training. The last round of each network is shipped."""

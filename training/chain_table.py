@@ -29,7 +29,7 @@ def _row(one: Round) -> tuple[str, ...]:
     region = "whole ROI" if config.crop_vox is None else "crop"
     return (
         f"`{one.name}`",
-        f"`{one.parent}`" if one.parent else "¹",
+        f"`{one.parent}`" if one.parent else "nothing" if one.from_nothing else "¹",
         f"{region}, {size} at {config.roi.spacing_mm:g} mm",
         str(config.batch_size),
         str(config.max_steps),

@@ -55,7 +55,8 @@ def reproduce(
         data: data sets as for `prepare`; without any, and without a cache, the kidneys are synthetic too.
         out: weights and checksums are written here, checkpoints and curves under `runs/` in it.
         cache: one that `prepare` filled; `out`/cache if not given.
-        init: folder of weights that rounds without a parent start from; None starts them from nothing.
+        init: folder of weights that rounds without a parent start from, but those that start from nothing
+            anyway; None starts all of them from nothing.
         chain: the rounds.
         shipped: folder of weights to compare the result with.
         seed: added to every round's.
@@ -87,6 +88,7 @@ def reproduce(
             networks[one.name] = [run / f"{config.stage}.safetensors" for run in folders]
             for k, run in enumerate(folders):
                 start = init / f"{config.stage}.safetensors" if init is not None else None
+                start = None if one.from_nothing else start
                 if one.parent is not None:
                     start = networks[one.parent][k % len(networks[one.parent])]
                 options = RunOptions(
