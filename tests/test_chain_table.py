@@ -26,7 +26,8 @@ def test_a_row_says_what_its_round_says() -> None:
     for one, line in zip(CHAIN, lines[2:-2], strict=True):
         name, start, sample, batch, steps, networks, sources, why = line.strip("| ").split(" | ")
         assert name == f"`{one.name}`"
-        assert start == ("¹" if one.parent is None else f"`{one.parent}`")
+        without = "nothing" if one.from_nothing else "¹"
+        assert start == (without if one.parent is None else f"`{one.parent}`")
         assert sample.endswith(f" at {one.config.roi.spacing_mm:g} mm")
         assert sample.startswith("whole ROI" if one.config.crop_vox is None else "crop")
         assert int(batch) == one.config.batch_size
