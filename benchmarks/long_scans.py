@@ -82,7 +82,7 @@ def look_at_all(hu: NDArray[np.int16], spacing_mm: Vector, cascade: Cascade, *, 
 def _kidneys(hu: NDArray[np.int16], roi: Roi, cascade: Cascade) -> tuple[NDArray[np.float32], Structures]:
     roi_hu = resample(hu, roi)
     probability = cascade.kidney(normalise(roi_hu, roi.spec))
-    return probability, segment_kidneys(probability, cascade.kidney_metadata)
+    return probability, segment_kidneys(probability, roi_hu, cascade.kidney_metadata)
 
 
 def score(

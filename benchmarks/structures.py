@@ -24,7 +24,7 @@ from inference import load_cascade
 from inference.formats.ct import read_ct
 from inference.geometry import KIDNEY, Roi, resample
 from inference.method.cascade import locate_kidneys, look_coarsely, tile_centres
-from inference.method.evidence import segment_kidneys
+from inference.method.evidence import air_and_bone, segment_kidneys
 from inference.method.method import DEFAULT
 from inference.method.postprocess import Array, Box, keep_kidneys
 from inference.method.roi import normalise, place_roi
@@ -55,6 +55,7 @@ class Structure:
         end_mm: between it and the nearer end of the scan along z (0: it reaches it).
         height_mm: of it, along z.
         edge: share of its voxels in the ROI's outermost two layers: the ROI cuts it.
+        air, bone: share of air among its neighbouring voxels; of its own as dense as bone.
         hu, hu_sd: mean and standard deviation, within the weights' window.
         other_mm: from its centre, mirrored at the body's middle, to the nearest other structure's centre.
         other_ml: the volume of that one.
@@ -75,6 +76,8 @@ class Structure:
     end_mm: float
     height_mm: float
     edge: float
+    air: float
+    bone: float
     hu: float
     hu_sd: float
     other_mm: float | None
@@ -111,13 +114,14 @@ def measure(view: View, metadata: WeightsMetadata) -> list[Structure]:
     """Every structure in one view of a scan, largest first; `metadata` is the kidney network's."""
     spacing_mm = view.roi.spec.spacing_mm
     structures = _all_structures(view, metadata.threshold)
-    kept = segment_kidneys(view.probability, metadata, DEFAULT, view.coarse).ids > 0
+    kept = segment_kidneys(view.probability, view.hu, metadata, DEFAULT, view.coarse).ids > 0
     centres = [np.array(ndimage.center_of_mass(own)) + _corner(box) for own, box in structures]
     sizes_ml = [np.count_nonzero(own) * spacing_mm**3 / 1000 for own, _ in structures]
     body = _body(view.hu)
     rows = []
     for (own, box), centre, ml in zip(structures, centres, sizes_ml, strict=True):
         values, inside_hu = view.probability[box][own].astype(np.float64), view.hu[box][own]
+        air, bone = air_and_bone(own, view.hu[box])
         front, back, right, left = _body_box(body, centre)
         mirrored = np.array([centre[0], centre[1], right + left - centre[2]])
         others = [
@@ -136,7 +140,7 @@ def measure(view: View, metadata: WeightsMetadata) -> list[Structure]:
             end_mm=_end_mm(own, box, view),
             height_mm=np.count_nonzero(own.any(axis=(1, 2))) * spacing_mm,
             edge=float((~inside_grid[box][own]).mean()),
-            hu=float(np.nanmean(inside_hu)),
+            air=air, bone=bone, hu=float(np.nanmean(inside_hu)),
             hu_sd=float(np.nanstd(inside_hu)), other_mm=other_mm, other_ml=other_ml,
             **_overlap(own, box, view.truth),
             kept=bool(kept[box][own].any()),
@@ -268,6 +272,8 @@ def _print_rules(rows: list[Structure]) -> None:
     seen = [row for row in known if row.coarse is not None]
     for mean in COARSE_MEANS:
         dropped[f"coarse mean < {mean}"] = [row for row in seen if row.coarse < mean]  # type: ignore[operator]
+    dropped[f"air > {DEFAULT.max_air_contact}"] = [row for row in known if row.air > DEFAULT.max_air_contact]
+    dropped[f"bone > {DEFAULT.max_bone_share}"] = [row for row in known if row.bone > DEFAULT.max_bone_share]
     dropped["all rules of the method"] = [row for row in known if not row.kept]
     click.echo(f"\n{'dropped by':28}{'false ones':>12}{'ml':>8}{'kidneys, ignored ones':>24}{'ml':>8}")
     for name, found in dropped.items():

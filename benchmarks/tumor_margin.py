@@ -42,7 +42,7 @@ def main(folder: Path, weights: Path) -> None:
         image = normalise(hu, roi.spec)
         probability = cascade.kidney(image)
         coarse = look_coarsely(ct.hu, ct.spacing_mm, roi, cascade)
-        structures = segment_kidneys(probability, cascade.kidney_metadata, coarse=coarse)
+        structures = segment_kidneys(probability, hu, cascade.kidney_metadata, coarse=coarse)
         seconds, maps = {}, {}
         for margin in (None, *MARGINS_VOX):
             for _ in range(2):  # the first pass of a shape prepares for it

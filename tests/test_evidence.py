@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from inference.geometry import RoiSpec, Vector
 from inference.method.cascade import locate_kidneys
-from inference.method.evidence import segment_kidneys
+from inference.method.evidence import air_and_bone, segment_kidneys
 from inference.method.method import DEFAULT, PAPER, Method
 from inference.networks.cascade import Cascade
-from tests.helpers import FAT_HU, ball, metadata
+from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, ball, metadata
 
 SPEC = RoiSpec((48, 48, 64), 6.0)
 """288 × 288 × 384 mm."""
@@ -31,7 +31,8 @@ def kept(
 ) -> int:
     """How many structures are left of a mask."""
     probability = np.where(mask, p, 0.01).astype(np.float32)
-    return len(segment_kidneys(probability, metadata("kidney", SPEC), method, coarse).boxes)
+    hu = np.where(mask, KIDNEY_HU, FAT_HU).astype(np.float32)
+    return len(segment_kidneys(probability, hu, metadata("kidney", SPEC), method, coarse).boxes)
 
 
 # --- what is dropped ---------------------------------------------------------------------------------------
@@ -53,14 +54,46 @@ def test_what_the_coarse_network_calls_no_kidney_is_none(p: float, count: int) -
     assert kept(kidney) == 1  # weights without such a network
 
 
+def test_air_and_bone_by_hand() -> None:
+    own = np.zeros((3, 3, 4), dtype=bool)
+    own[1, 1, 1:3] = True
+    hu = np.full(own.shape, AIR_HU, dtype=np.float32)
+    hu[0] = FAT_HU  # twelve of the neighbours
+    hu[2] = 60.0  # twelve more; the other ten are air
+    hu[1, 0, 0] = np.nan  # outside the CT
+    hu[1, 1, 1:3] = KIDNEY_HU, 400.0
+    air, bone = air_and_bone(own, hu)
+    assert air == pytest.approx(9 / 33)  # 36 voxels less two of its own and one unknown
+    assert bone == 0.5
+
+
+def test_what_is_as_dense_as_bone_is_no_kidney() -> None:
+    kidney = organ((140, 170, 60), 35)
+    probability = np.where(kidney, SURE, 0.01).astype(np.float32)
+    dense = organ((140, 170, 60), 20)  # (20 / 35)³ = 0.19 of its volume
+    hu = np.where(dense, 500.0, np.where(kidney, KIDNEY_HU, FAT_HU)).astype(np.float32)
+    for method, count in ((DEFAULT, 0), (replace(DEFAULT, max_bone_share=0.25), 1), (PAPER, 1)):
+        assert len(segment_kidneys(probability, hu, metadata("kidney", SPEC), method).boxes) == count
+
+
+def test_what_borders_on_lung_is_no_kidney() -> None:
+    mass = organ((140, 170, 60), 35)
+    probability = np.where(mass, SURE, 0.01).astype(np.float32)
+    above = np.arange(SPEC.shape_vox[0])[:, None, None] * SPEC.spacing_mm > 150  # a third of its surface
+    hu = np.where(mass, KIDNEY_HU, np.where(above, -800.0, FAT_HU)).astype(np.float32)
+    for method, count in ((DEFAULT, 0), (replace(DEFAULT, max_air_contact=0.6), 1), (PAPER, 1)):
+        assert len(segment_kidneys(probability, hu, metadata("kidney", SPEC), method).boxes) == count
+
+
 def test_a_false_structure_takes_no_kidneys_place_among_the_three() -> None:
     kidneys = organ((140, 200, 90), 28) | organ((140, 200, -90), 28)
     livers = [organ((60, 70, x), 40) for x in (-120, 0, 120)]
     mask = np.logical_or.reduce([kidneys, *livers])
     probability = np.where(kidneys, 0.99, np.where(mask, 0.9, 0.01)).astype(np.float32)
-    found = segment_kidneys(probability, metadata("kidney", SPEC))
+    hu = np.where(mask, KIDNEY_HU, FAT_HU).astype(np.float32)
+    found = segment_kidneys(probability, hu, metadata("kidney", SPEC))
     np.testing.assert_array_equal(found.ids > 0, kidneys)
-    literal = segment_kidneys(probability, metadata("kidney", SPEC), PAPER)
+    literal = segment_kidneys(probability, hu, metadata("kidney", SPEC), PAPER)
     assert not (literal.ids > 0)[kidneys].any()  # three larger ones
 
 
@@ -101,14 +134,14 @@ def test_horseshoe_kidneys_stay() -> None:
 def test_the_roi_lies_around_what_is_evident_and_not_around_what_is_large() -> None:
     spec = RoiSpec((16, 16, 16), 4.0, window_hu=(0.0, 100.0))
     hu = np.full((60, 16, 16), FAT_HU, dtype=np.int16)
-    hu[42:52, 3:12, 3:12] = 600  # a mass: 52 ml
+    hu[42:52, 3:12, 3:12] = 340  # a mass: 52 ml
     hu[8:15, 4:10, 4:10] = 100  # a kidney: 16 ml
 
     def network(roi: Array) -> Array:
         return roi
 
     def coarse(roi: Array) -> Array:
-        return np.full_like(roi, roi.max() < 0.3)  # 100 HU are 0.1 of its window, 600 HU 0.6
+        return np.full_like(roi, roi.max() < 0.3)  # 100 HU are 0.1 of its window, 340 HU 0.34
 
     wide = metadata("kidney", RoiSpec((16, 8, 8), 8.0, window_hu=(0.0, 1000.0)))
     networks = (network, network, metadata("kidney", spec), metadata("tumor", spec))

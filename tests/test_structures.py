@@ -41,7 +41,7 @@ def test_structures_by_hand() -> None:
     assert right.posterior == pytest.approx((21.5 - 9.5) / 20)
     assert (right.lateral, left.lateral) == pytest.approx((2 * 7 / 40 - 1, 2 * 33.5 / 40 - 1))
     assert right.end_mm == pytest.approx((2 * 3.5 + 0.5) * 5)  # from CT index 7, and half a voxel more
-    assert right.edge == 0
+    assert (right.edge, right.air, right.bone) == (0, 0, 0)
     assert (right.coarse, left.coarse) == (None, None)
     assert (right.hu, right.hu_sd, left.hu) == pytest.approx((KIDNEY_HU, 0, KIDNEY_HU + 20))
     assert right.other_mm == pytest.approx(10 * (43 - (59 - 16.5)))  # mirrored at x = 29.5

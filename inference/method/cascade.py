@@ -73,7 +73,7 @@ def locate_kidneys(
         tile = resample(hu, roi)
         probability = cascade.kidney(normalise(tile, spec))
         coarse = look_coarsely(hu, spacing_mm, roi, cascade, method)
-        structures = segment_kidneys(probability, cascade.kidney_metadata, method, coarse)
+        structures = segment_kidneys(probability, tile, cascade.kidney_metadata, method, coarse)
         for box, volume in zip(structures.boxes, structures.volumes_mm3, strict=True):
             low, high = (roi.to_ct_index((z - 0.5, 0, 0))[0] for z in (box[0].start, box[0].stop))
             found.append((volume, low, high))

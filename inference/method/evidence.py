@@ -1,24 +1,40 @@
-"""Which structures are kidneys: their size as in the paper (section 2.3), and what the networks say."""
+"""Which structures are kidneys: their size as in the paper (section 2.3), and evidence besides it."""
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ..networks.weights import WeightsMetadata
 from .method import DEFAULT, Method
-from .postprocess import Array, Box, Structures, keep_kidneys
+from .postprocess import CONNECTIVITY_26, Array, Box, Structures, keep_kidneys
+
+LUNG_HU, BONE_HU = -400.0, 350.0  # below the first is air, above the second bone or metal
 
 
 def segment_kidneys(
-    probability: Array, metadata: WeightsMetadata, method: Method = DEFAULT, coarse: Array | None = None
+    probability: Array,
+    hu: Array,
+    metadata: WeightsMetadata,
+    method: Method = DEFAULT,
+    coarse: Array | None = None,
 ) -> Structures:
     """Threshold the kidney network's probabilities and keep what can be a kidney by the method's rules.
 
-    Both arrays are (z, y, x) on the ROI grid; `coarse` is what `look_coarsely` saw there, None without it.
+    All are (z, y, x) on the ROI grid; `hu` is NaN outside the CT; `coarse`: what `look_coarsely` returns.
     """
 
     def is_kidney(own: NDArray[np.bool_], box: Box) -> bool:
+        air, bone = air_and_bone(own, hu[box])
+        is_soft = air <= method.max_air_contact and bone <= method.max_bone_share
         is_sure = probability[box][own].mean() >= method.min_mean_probability
         is_seen = coarse is None or coarse[box][own].mean() >= method.min_coarse_probability
-        return bool(is_sure and is_seen)
+        return bool(is_soft and is_sure and is_seen)
 
     return keep_kidneys(probability > metadata.threshold, metadata.roi.spacing_mm**3, is_kidney)
+
+
+def air_and_bone(own: NDArray[np.bool_], hu: Array) -> tuple[float, float]:
+    """Of a structure in a box: the share of air among its neighbours, and that of bone in it."""
+    around = hu[ndimage.binary_dilation(own, CONNECTIVITY_26) & ~own]
+    n_around = max(1, int(np.count_nonzero(~np.isnan(around))))
+    return np.count_nonzero(around < LUNG_HU) / n_around, float((hu[own] > BONE_HU).mean())

@@ -69,7 +69,7 @@ def segment(
     kidney = cascade.kidney(image)
     coarse = look_coarsely(hu, spacing_mm, roi, cascade, method)
     tell("components", 0.0)
-    structures = segment_kidneys(kidney, kidney_metadata, method, coarse)
+    structures = segment_kidneys(kidney, roi_hu, kidney_metadata, method, coarse)
     tell("tumor", 0.0)
     tumor = segment_tumor(image, structures, cascade, method)
     cascade.memory.release()  # before the labels take theirs
