@@ -80,3 +80,17 @@ def test_afterwards_signals_are_as_before() -> None:
         [sys.executable, "-c", program], capture_output=True, encoding="utf-8", timeout=30, check=False
     )
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "-1\n")
+
+
+def test_the_end_of_a_child_is_no_reason_to_stop() -> None:
+    """A library, PyTorch's loaders say, may have a handler for it."""
+    code = (
+        "import signal, subprocess, sys, time; from inference.runner.stop import stoppable\n"
+        "signal.signal(signal.SIGCHLD, lambda number, frame: None)\n"
+        "with stoppable():\n"
+        "    subprocess.run([sys.executable, '-c', ''], check=True)\n"
+        "    time.sleep(0.5)\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr

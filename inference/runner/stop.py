@@ -38,10 +38,12 @@ def stoppable() -> Iterator[None]:
 
 def _watch(read_fd: int) -> None:
     with open(read_fd, "rb", buffering=0) as numbers:
-        if first := numbers.read(1):
-            threading.Thread(target=_exit_after_writing, args=(first[0],), daemon=True).start()
-        if first and (second := numbers.read(1)):
-            os._exit(128 + second[0])
+        # every signal with a handler in Python is told here: that a child has ended, too
+        stops = (number[0] for number in iter(lambda: numbers.read(1), b"") if number[0] in SIGNALS)
+        if first := next(stops, 0):
+            threading.Thread(target=_exit_after_writing, args=(first,), daemon=True).start()
+        if first and (second := next(stops, 0)):
+            os._exit(128 + second)
 
 
 def _exit_after_writing(number: int) -> None:
