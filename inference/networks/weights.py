@@ -147,28 +147,34 @@ def load_weights(path: Path, stage: Stage) -> Weights:
 
 def is_named(path: Path) -> bool:
     """Whether the checksums beside a file have a line for it: it should be there."""
-    checksums = path.parent / CHECKSUMS
-    return checksums.is_file() and f"  {path.name}" in checksums.read_text(errors="replace")
+    return path.name in (_read_checksums(path.parent) or {})
 
 
-def _check_digest(path: Path, digest: str) -> None:
-    checksums = path.parent / CHECKSUMS
+def _read_checksums(folder: Path) -> dict[str, str] | None:
+    """Digest by file name; None where the folder has no checksums."""
+    checksums = folder / CHECKSUMS
     if not checksums.is_file():
-        return
+        return None
     try:
         lines = checksums.read_text(errors="replace").splitlines()
     except OSError as error:
         raise WeightsError(f"{checksums}: cannot be read ({error.strerror}). Change its rights") from error
-    for line in lines:
-        expected, _, name = line.partition("  ")
-        if name == path.name:
-            if digest != expected:
-                raise WeightsError(
-                    f"{path}: SHA-256 is {digest[:12]}…, {CHECKSUMS} says {expected[:12]}…. "
-                    "The file is damaged or replaced: copy it again, or update the checksum"
-                )
-            return
-    raise WeightsError(f"{checksums}: has no line for {path.name}")
+    pairs = (line.partition("  ") for line in reversed(lines))  # of several lines the first counts
+    return {name: digest for digest, _, name in pairs}
+
+
+def _check_digest(path: Path, digest: str) -> None:
+    listed = _read_checksums(path.parent)
+    if listed is None:
+        return
+    if path.name not in listed:
+        raise WeightsError(f"{path.parent / CHECKSUMS}: has no line for {path.name}")
+    expected = listed[path.name]
+    if digest != expected:
+        raise WeightsError(
+            f"{path}: SHA-256 is {digest[:12]}…, {CHECKSUMS} says {expected[:12]}…. "
+            "The file is damaged or replaced: copy it again, or update the checksum"
+        )
 
 
 def format_metadata(metadata: WeightsMetadata) -> str:
