@@ -166,10 +166,14 @@ def check_claim(path: Path, shape: Shape, voxel_bytes: float, stored_bytes: floa
 def check_nifti(kind: Any, head: bytes) -> None:
     """Without an sform the spacing is pixdim's, where nibabel would take 1 mm for 0.
 
+    Voxels are read from wherever the header says, in the header itself too: all of them would be shifted.
+
     Raises:
-        ValueError: a spacing of 0.
+        ValueError: a spacing of 0, or voxels that begin in the header.
     """
     header = kind(head[: kind.sizeof_hdr], check=False)
+    if not header["vox_offset"] >= kind.sizeof_hdr:
+        raise ValueError(f"its header says that voxels begin at byte {header['vox_offset']}, in the header")
     if header["sform_code"] <= 0 and 0 in header["pixdim"][1:4]:
         raise ValueError("its header gives a voxel spacing of 0")
 

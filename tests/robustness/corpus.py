@@ -535,6 +535,9 @@ def _far_offset(scene: Scene) -> None:
     patch(put(scene), VOX_OFFSET, 1e9, "<f4")
 
 
+kind("headers", "voxels said to begin in the header", "fails", "at byte 0.0, in the header")(
+    lambda s: patch(put(s), VOX_OFFSET, 0, "<f4")
+)
 kind("headers", "voxels said to begin at infinity", "fails", "cannot be read")(
     lambda s: patch(put(s), VOX_OFFSET, np.inf, "<f4")
 )
