@@ -17,6 +17,7 @@ from inference.formats.preflight import (
     find_metaimage_body,
     find_nrrd_body,
     finite,
+    geometry_warnings,
     is_dicom,
 )
 from inference.formats.volume import CaseError
@@ -139,6 +140,36 @@ def test_nrrds_that_are_refused(tmp_path: Path, file: str, encoding: str, more: 
     path = write(tmp_path / file, NRRD.format(encoding=encoding, more=more))
     with pytest.raises(CaseError, match=says):
         find_nrrd_body(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.nrrd", NRRD.format(encoding="raw", more="space: left-posterior-superior\nspacings: 1 1 3\n"), []),
+        ("a.nrrd", NRRD.format(encoding="raw", more="Space: RAS\nspace directions: (1,0,0) (0,1,0)\n"), []),
+        ("a.nhdr", NRRD.format(encoding="raw", more="space dimension: 3\nspacings: 1 1 3\n"), ["left and"]),
+        ("a.nrrd", NRRD.format(encoding="raw", more="spacings: nan nan nan\n"), ["1 mm", "left and"]),
+        ("a.mha", "NDims = 3\nElementSize = 1 1 3\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n", []),
+        ("a.mha", "NDims = 3\nRotation = 1 0 0 0 1 0 0 0 1\n", ["1 mm"]),
+        ("a.mhd", "NDims = 3\n", ["1 mm", "left and"]),
+    ],
+)
+def test_what_a_header_leaves_open(tmp_path: Path, name: str, text: str, says: list[str]) -> None:
+    found = geometry_warnings(write(tmp_path / name, text), is_nrrd=name.startswith("a.n"))
+    assert [part in line for part, line in zip(says, found, strict=True)] == [True] * len(says)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.nrrd", NRRD.format(encoding="raw", more='space units: "mm" "mm" "Meters"\n')),
+        ("a.nrrd", NRRD.format(encoding="raw", more='units: "um" "um" "um"\n')),
+        ("a.mha", "DistanceUnits = cm\n"),
+    ],
+)
+def test_lengths_in_another_unit_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(CaseError, match=r"its header is in (Meters|um|cm)"):
+        geometry_warnings(write(tmp_path / name, text), is_nrrd=name == "a.nrrd")
 
 
 def test_a_detached_file_lies_beside_its_header(tmp_path: Path) -> None:

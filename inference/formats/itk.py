@@ -18,6 +18,7 @@ from .preflight import (
     check_claim,
     find_metaimage_body,
     find_nrrd_body,
+    geometry_warnings,
 )
 from .volume import (
     LPS_TO_RAS,
@@ -44,6 +45,7 @@ TO_RAS = np.diag(LPS_TO_RAS)
 def read(path: Path) -> Ct:
     """A file in one of `SUFFIXES`; `ct.read_ct` tells what it raises."""
     body = _find_body(path)
+    warnings = geometry_warnings(path, is_nrrd=is_nrrd(path))
     reader = _open(path)
     _check_scalar(path, reader.GetDimension(), reader.GetNumberOfComponents())
     native = _grid(path, reader)  # before ITK reads the voxels: there it may never end with axes of 1e308
@@ -53,7 +55,7 @@ def read(path: Path) -> Ct:
     voxels = sitk.GetArrayViewFromImage(image).reshape(native.shape[::-1])
     canonical, stored = allocate(native)
     not_finite = convert_to_int16(voxels.transpose(2, 1, 0), stored)
-    return Ct(canonical, native, voxel_warnings(canonical, not_finite))
+    return Ct(canonical, native, (*warnings, *voxel_warnings(canonical, not_finite)))
 
 
 def read_grid(path: Path) -> NativeGrid:

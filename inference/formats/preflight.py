@@ -8,6 +8,7 @@ as the error of a damaged file, before any memory is taken for a claim.
 import io
 import math
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -50,6 +51,14 @@ GZIP_ENCODINGS = ("gz", "gzip")
 TEXT_ENCODINGS = ("ascii", "text", "txt")
 TEXT_VOXEL_BYTES = 2
 """Least length of a voxel written as a number: a digit and a blank."""
+
+PATIENT_SPACES = ("ras", "las", "lps", "right-anterior", "left-anterior", "left-posterior")
+"""How NRRD's `space` begins where it is the patient's (teem, nrrd/format.html)."""
+METAIMAGE_AXES = ("transformmatrix", "rotation", "orientation")
+"""Three names of one field."""
+OTHER_UNITS = ("m", "cm", "um", "\N{MICRO SIGN}m", "nm", "in", "meter", "meters", "centimeter", "centimeters",
+               "micron", "microns", "micrometer", "micrometers", "inch", "inches")  # fmt: skip
+"""Of length, that are not mm."""
 
 DICOM_MAGIC_OFFSET, DICOM_MAGIC = 128, b"DICM"
 DICOM_FIRST_GROUPS = (0x0002, 0x0008)
@@ -225,6 +234,33 @@ def find_nrrd_body(path: Path) -> Body:
             f"{path}: its voxels are in {name!r}. Give one file, or a .nhdr with one file beside it"
         )
     return _body(path, name.removeprefix("./"), offset, encoding, None)
+
+
+def geometry_warnings(path: Path, *, is_nrrd: bool) -> list[str]:
+    """Where the header leaves open what ITK takes as 1 mm, or as DICOM's axes, without a word.
+
+    Raises:
+        CaseError: lengths in another unit than mm, which ITK does not look at.
+    """
+    if is_nrrd:
+        fields, _ = _text_header(path, ":", lambda key, line: not line.strip())
+        has_axes = fields.get("space", "").lower().startswith(PATIENT_SPACES)
+        spacing = fields.get("space directions") or fields.get("spacings", "")
+        units = re.findall(r'"([^"]*)"', fields.get("space units", "") + fields.get("units", ""))
+    else:
+        fields, _ = _text_header(path, "=", lambda key, line: key == "elementdatafile")
+        has_axes = not fields.keys().isdisjoint(METAIMAGE_AXES)
+        spacing = fields.get("elementspacing") or fields.get("elementsize", "")
+        units = [fields.get("distanceunits", "")]
+    if other := [unit for unit in units if unit.strip().lower() in OTHER_UNITS]:
+        raise CaseError(f"{path}: its header is in {other[0]}. Convert spacing and origin to mm")
+    warnings = []
+    if not re.search(r"\d", spacing):
+        warnings.append("the header gives no voxel spacing: taken as 1 mm, so all sizes are a guess")
+    if not has_axes:
+        name = "space" if is_nrrd else "TransformMatrix"
+        warnings.append(f"the header does not say how the patient lies ({name}): left and right are a guess")
+    return warnings
 
 
 def check_body(path: Path, body: Body, shape: tuple[int, ...], voxel_bytes: int) -> None:

@@ -684,7 +684,7 @@ def _one_volume(scene: Scene) -> None:
     scene.truth = abdomen() >= KIDNEY_HU
 
 
-@kind("headers", "4D with one volume (.nrrd)", "map")
+@kind("headers", "4D with one volume (.nrrd)", "warned", "left and right are a guess")
 def _one_volume_nrrd(scene: Scene) -> None:
     put_itk(scene, "odd.nrrd")
     image = sitk.JoinSeries([sitk.ReadImage(str(scene.inputs / "odd.nrrd"))])

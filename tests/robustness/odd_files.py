@@ -274,6 +274,36 @@ def _raw_pointer(inputs: Path) -> Maps:
     return "odd.mhd", set()
 
 
+def _header_only(name: str, head: str) -> Make:
+    def make(inputs: Path) -> Maps:
+        (inputs / name).write_bytes(head.encode() + abdomen().tobytes())
+        return name, set()
+
+    return make
+
+
+NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 48 40 24\nendian: little\nencoding: raw\n{}\n\n"
+MHA = "NDims = 3\nDimSize = 48 40 24\n{}\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+AXES = "space directions: (2.5,0,0) (0,3,0) (0,0,5)\nspace origin: (0,0,0)"
+LEFT_AND_RIGHT = "left and right are a guess"
+
+odd("headers", "a NRRD without a space", "warned", LEFT_AND_RIGHT)(
+    _header_only("odd.nrrd", NRRD.format("spacings: 2.5 3 5"))
+)
+odd("headers", "a NRRD in the scanner's space", "warned", LEFT_AND_RIGHT)(
+    _header_only("odd.nrrd", NRRD.format(f"space: scanner-xyz\n{AXES}"))
+)
+odd("headers", "a NRRD in centimetres", "fails", "its header is in cm")(
+    _header_only("odd.nrrd", NRRD.format(f'space: LPS\nspace units: "cm" "cm" "cm"\n{AXES}'))
+)
+odd("headers", "a NRRD in millimetres", "map")(
+    _header_only("odd.nrrd", NRRD.format(f'space: LPS\nspace units: "mm" "mm" "mm"\n{AXES}'))
+)
+odd("headers", "a MetaImage without axes", "warned", LEFT_AND_RIGHT)(
+    _header_only("odd.mha", MHA.format("ElementSpacing = 2.5 3 5"))
+)
+
+
 # ------------------------------------------------------------------------------------------------ quaternions
 
 
