@@ -182,4 +182,5 @@ def test_a_detached_file_lies_beside_its_header(tmp_path: Path) -> None:
 def test_finite_numbers() -> None:
     assert finite(["1", 2.5], 2) == (1.0, 2.5)
     assert finite(3, 1) == (3.0,)
+    assert finite(["0,75", "0,75"], 2) is None
     assert finite([1, 2], 3) is finite(None, 1) is finite(["nan"], 1) is None

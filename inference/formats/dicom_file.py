@@ -130,7 +130,7 @@ def look(path: Path) -> DicomFile:
     try:
         check_pointer(path)
         with open_dicom(path, (*OF_FILE, *PHASES)) as (header, stream):
-            series, number = _text(header, "SeriesInstanceUID"), int(header.get("SeriesNumber") or 0)
+            series, number = _text(header, "SeriesInstanceUID"), _whole(header.get("SeriesNumber")) or 0
             kind = _kind(header)
             slices = _slices(path, header, stream) if kind is Kind.CT else ()
         if kind is not Kind.UNREADABLE or not has_magic(path):
@@ -170,6 +170,14 @@ def to_hu(stored: NDArray, one: Slice) -> NDArray:
 def _text(header: pydicom.Dataset, keyword: str) -> str:
     value = header.get(keyword)
     return "" if value is None else str(value).strip()
+
+
+def _whole(value: Any) -> int | None:
+    """A number that only orders; anonymisers put text there."""
+    try:
+        return int(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _kind(header: pydicom.Dataset) -> Kind:
@@ -233,7 +241,6 @@ def _slice(path: Path, frame: int, levels: list[pydicom.Dataset], pixels: Pixels
                 if (value := group.get(keyword)) not in (None, ""):
                     found[keyword] = value
             found.update({new: group[old].value for old, new in OF_FRAME.items() if old in group})
-    number = found.get("InstanceNumber")
     slope, intercept = finite(found.get("RescaleSlope", 1), 1), finite(found.get("RescaleIntercept", 0), 1)
     if slope is None or intercept is None or slope[0] == 0:
         raise CaseError(f"{path}: its rescale slope or intercept is no number. Export it again")
@@ -241,7 +248,7 @@ def _slice(path: Path, frame: int, levels: list[pydicom.Dataset], pixels: Pixels
         path,
         frame,
         str(found.get("SOPInstanceUID", path)),
-        int(number) if number is not None and pixels.n_frames == 1 else None,
+        _whole(found.get("InstanceNumber")) if pixels.n_frames == 1 else None,
         finite(found.get("ImagePositionPatient"), 3),
         finite(found.get("ImageOrientationPatient"), 6),
         finite(found.get("PixelSpacing"), 2),

@@ -422,5 +422,8 @@ def _read_header(stream: Any, tags: list[Any]) -> pydicom.Dataset:
 
 def finite(values: Any, count: int) -> tuple[float, ...] | None:
     """So many finite numbers, or None."""
-    numbers = np.atleast_1d(np.asarray([] if values is None else values, dtype=np.float64)).ravel()
+    try:
+        numbers = np.atleast_1d(np.asarray([] if values is None else values, dtype=np.float64)).ravel()
+    except ValueError:  # text: "0,75" with a comma, say
+        return None
     return tuple(numbers.tolist()) if numbers.size == count and np.isfinite(numbers).all() else None

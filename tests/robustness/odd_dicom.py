@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     BasicTextSRStorage,
     CTImageStorage,
@@ -318,6 +320,22 @@ def _same_uid_phases(folder: Path) -> None:
     hu = abdomen()
     hu[hu > 0] += 60
     save_dicom_series(folder, hu, spacing_mm=ABDOMEN_SPACING_MM, stem="late")
+
+
+def _text_for(keyword: str, vr: str, text: bytes) -> Make:
+    """A number that is none: pydicom writes no such thing of its own."""
+
+    def edit(k: int, one: Dataset) -> None:
+        one[keyword] = RawDataElement(Tag(keyword), vr, len(text), text, 0, False, True)
+
+    return lambda folder: change(save_series(folder), edit)
+
+
+odd("text for instance number", "map")(_text_for("InstanceNumber", "IS", b"ANON"))
+odd("text for series number", "map")(_text_for("SeriesNumber", "IS", b"ANON"))
+odd("pixel spacing with decimal commas", "fails", "without orientation or pixel spacing")(
+    _text_for("PixelSpacing", "DS", b"0,75\\0,75 ")
+)
 
 
 def _interleaved(folder: Path, first: dict[str, Any], second: dict[str, Any], shift_mm: float = 1.5) -> None:
