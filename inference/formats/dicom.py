@@ -91,8 +91,9 @@ def is_directory(path: Path) -> bool:
 
 
 def study(folder: Path) -> Study:
-    """What lies in a folder, by the headers of its files."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == SUFFIX or is_dicom(path))
+    """What lies in a folder, by the headers of its files. Hidden ones are passed over: half a copy, say."""
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = sorted(path for path in visible if path.suffix.lower() == SUFFIX or is_dicom(path))
     files = [_look(path) for path in paths if not is_directory(path)]
     by_series: dict[str, list[DicomFile]] = defaultdict(list)
     damaged: dict[str, str] = {}

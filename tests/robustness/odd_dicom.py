@@ -388,6 +388,14 @@ odd("a report beside", "warned", "localisers or no CT; passed over")(
 odd("a page that calls itself a CT beside", "map")(lambda f: _beside(f, "page", CTImageStorage))
 
 
+@odd("hidden files of a copy under way", "map")
+def _hidden(folder: Path) -> None:
+    slices = sorted(save_series(folder).iterdir())
+    (folder / f".{slices[3].name}.aB3x9Z").write_bytes(slices[3].read_bytes()[:1500])  # rsync's
+    for path in slices:
+        (folder / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
+
+
 @odd("a contents table called dicomdir", "map")
 def _lower_case_directory(folder: Path) -> None:
     save_series(folder)
