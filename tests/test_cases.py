@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from inference.runner.cases import NAMINGS, Case, Naming, UsageError, find_cases
+from tests.helpers import abdomen, save_dicom_series
 
 DICOM_HEAD = bytes(128) + b"DICM"
 
@@ -168,6 +169,28 @@ def test_dicom_is_known_by_its_magic_not_its_name(tmp_path: Path) -> None:
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "not.dcm.txt").write_bytes(b"DICM" + bytes(400))
     assert outputs(find_cases(tmp_path), tmp_path) == {"series": "series.nii.gz"}
+
+
+def test_a_series_in_several_folders_is_warned_of(tmp_path: Path) -> None:
+    """As archives export it that spread files over folders; a copy or a phase lies at the same places."""
+    hu, other = abdomen(), "1.2.3"
+    save_dicom_series(tmp_path / "a", hu[:3], z_mm=[0.0, 5.0, 10.0])
+    save_dicom_series(tmp_path / "b", hu[:3], z_mm=[15.0, 20.0, 25.0])
+    save_dicom_series(tmp_path / "c", hu[:2], z_mm=[15.0, 20.0])
+    save_dicom_series(tmp_path / "d", hu[:2], z_mm=[30.0, 35.0], series_uid=other)
+    save_dicom_series(tmp_path / "e" / "one", hu[:1], z_mm=[40.0], series_uid=other)
+    told = {case.name: "; ".join(case.warnings) for case in find_cases(tmp_path)}
+    text = (
+        "further slices of its DICOM series lie in {}, and each folder is taken for a CT of its own. Put all "
+    )
+    text += "slices of a series in one folder"
+    assert told == {
+        "a": text.format(f"{tmp_path}/b, {tmp_path}/c"),
+        "b": text.format(f"{tmp_path}/a"),
+        "c": text.format(f"{tmp_path}/a"),
+        "d": text.format(f"{tmp_path}/e/one"),
+        "e/one": text.format(f"{tmp_path}/d"),
+    }
 
 
 def test_a_mediums_table_of_contents_is_no_series(tmp_path: Path) -> None:

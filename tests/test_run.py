@@ -207,6 +207,14 @@ def test_warnings_of_reading_are_reported(tmp_path: Path) -> None:
     assert report.warnings == ["2 voxels are NaN or infinite; taken as air"]
 
 
+def test_warnings_of_where_a_case_lies_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, z_mm in (("a", [0.0, 5.0]), ("b", [10.0, 15.0])):
+        save_dicom_series(tmp_path / "in" / name, abdomen()[:2], z_mm=z_mm, spacing_mm=ABDOMEN_SPACING_MM)
+    for report in run(tmp_path / "in", tmp_path / "out"):
+        assert [line[:37] for line in report.warnings] == ["further slices of its DICOM series li"]
+        assert f"{report.name}: {report.warnings[0]}" in caplog.text
+
+
 def test_probabilities_and_previews_lie_under_their_cases_names(tmp_path: Path) -> None:
     save_abdomens(tmp_path / "in" / "ward", 1)
     options: dict[str, Any] = {"probabilities": tmp_path / "p", "previews": tmp_path / "png"}

@@ -59,8 +59,12 @@ class Study:
     @property
     def volumes(self) -> list[str]:
         """Series with slices at several places: neither single pictures nor one place watched over time."""
-        places = {uid: {s.position_mm for s in slices} - {None} for uid, slices in self.series.items()}
-        return [uid for uid, positions in places.items() if len(positions) > 1]
+        return [uid for uid in self.series if len(self.places(uid)) > 1]
+
+    def places(self, series: str) -> frozenset[tuple[float, ...]]:
+        """Where the slices of a series lie, mm."""
+        slices = self.series.get(series, ())
+        return frozenset(one.position_mm for one in slices if one.position_mm is not None)
 
     @property
     def cases(self) -> list[str]:

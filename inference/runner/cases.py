@@ -51,12 +51,18 @@ class Case:
         source: the CT's file, or the folder of its DICOM series.
         output: the label map, relative to the output folder.
         series: which of the folder's DICOM series, where it has several.
+        warnings: what looked odd about where it lies, each a line for log and report.
     """
 
     name: str
     source: Path
     output: Path
     series: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+Place = tuple[float, ...]
+"""Position of a slice, mm."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,15 @@ class _Source:
         path: the file or the folder.
         series, number: which DICOM series of the folder, counted from 1, where it has several.
         is_channel: "_0000" at the end of its name is nnU-Net's channel and not a number.
+        uid, places: of its DICOM series, and where the slices of that lie.
     """
 
     path: Path
     series: str | None = None
     number: int = 0
     is_channel: bool = False
+    uid: str = ""
+    places: frozenset[Place] = frozenset()
 
 
 @dataclass
@@ -151,9 +160,27 @@ def find_cases(
             source.path,
             output,
             source.series,
+            _split_warnings(source, sources),
         )
         for source, output in outputs_of
     ]
+
+
+def _split_warnings(source: _Source, sources: Sequence[_Source]) -> tuple[str, ...]:
+    """Whether further slices of a series lie in other folders; copies and phases lie at the same places."""
+    others = [
+        other.path
+        for other in sources
+        if other.uid == source.uid != ""
+        and other.path != source.path
+        and source.places.isdisjoint(other.places)
+    ]
+    if not others:
+        return ()
+    return (
+        f"further slices of its DICOM series lie in {_listed(others)}, and each folder is taken for a CT of "
+        "its own. Put all slices of a series in one folder",
+    )
 
 
 def refuse_shared_outputs(pairs: Iterable[tuple[Path, Path]]) -> None:
@@ -264,9 +291,11 @@ def _sources_of(
         if not found.holds_a_ct:
             passed_over.no_ct.append(here)
         elif len(found.cases) > 1:
-            yield from (_Source(here, uid, number) for number, uid in enumerate(found.cases, start=1))
+            for number, uid in enumerate(found.cases, start=1):
+                yield _Source(here, uid, number, uid=uid, places=found.places(uid))
         else:
-            yield _Source(here)
+            uid = next(iter([*found.cases, *found.series]), "")
+            yield _Source(here, uid=uid, places=found.places(uid))
     elif here.name.lower().endswith(SUFFIXES) and not visible:
         yield _Source(here)
     for path in files:

@@ -117,12 +117,18 @@ def run_cases(
     _sweep(cases, options)
     waiting, skipped = [], []
     for case in cases:
-        report = CaseReport(case.name, str(case.source), case.output.as_posix(), recipe=dict(options.recipe))
+        report = CaseReport(
+            case.name,
+            str(case.source),
+            case.output.as_posix(),
+            warnings=list(case.warnings),
+            recipe=dict(options.recipe),
+        )
         earlier = options.earlier.get(report.output)
         if not (options.skip_existing and _is_written(options.output / case.output, options.beside)):
             waiting.append((case, report))
         elif earlier is None or not earlier.recipe:
-            skipped.append(replace(report, status="skipped", recipe={}))
+            skipped.append(replace(report, status="skipped", warnings=[], recipe={}))
         elif earlier.is_measured and earlier.recipe == report.recipe:
             skipped.append(replace(earlier, name=report.name, source=report.source, status="skipped"))
         else:
