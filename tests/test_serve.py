@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,12 +84,25 @@ def test_a_job_that_fails_is_500_and_the_server_goes_on(server: Server) -> None:
     assert server.ask("GET", "/health") == 200
 
 
-def test_a_length_that_is_none_is_400(server: Server) -> None:
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.putrequest("POST", "/invoke")
-    connection.putheader("Content-Length", "x")
-    connection.endheaders()
-    assert connection.getresponse().status == 400
+@pytest.mark.parametrize("length", ["x", "-1", "3", str(10**15), str(10**25), "9" * 5000])
+def test_a_length_that_is_none_is_400(server: Server, length: str) -> None:
+    """Nor is one that claims more than follows."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+        client.sendall(f"POST /invoke HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{{}}".encode())
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100).split()[1] == b"400"
+    assert server.ask("GET", "/health") == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /hea"])
+def test_a_client_that_goes_away_is_a_line(server: Server, sent: bytes) -> None:
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    client.sendall(sent)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, as of a probe
+    client.close()
+    while (line := server.line()).startswith(("INFO ", "WARNING ", "ERROR ")):  # of earlier jobs
+        pass
+    assert line.startswith("request of 127.0.0.1 not answered (ConnectionResetError(")
     assert server.ask("GET", "/health") == 200
 
 
