@@ -9,6 +9,13 @@ for _number in (signal.SIGTERM, signal.SIGINT):
     # signals that it does not handle
     signal.signal(_number, lambda number, frame: os._exit(128 + number))
 
+# a daemon may have closed these: the next file that is opened would take their place
+while (_spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+    pass
+os.close(_spare)
+if sys.stderr is None:
+    sys.stderr = open(2, "w")  # noqa: SIM115
+
 # label maps are mostly zeros that nobody writes: in large pages they would take memory all the same
 os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
 

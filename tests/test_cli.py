@@ -643,6 +643,20 @@ def test_a_process_keeps_stdout_clean(tmp_path: Path, weights_folder: Path) -> N
     assert files_under(tmp_path / "out") == ["ct_0.nii.gz"]
 
 
+def test_a_process_without_standard_streams_writes_all(tmp_path: Path, weights_folder: Path) -> None:
+    """As daemons start others."""
+    save_abdomens(tmp_path / "in", 1)
+    words = [sys.executable, "-m", "inference", "--input", tmp_path / "in", "--output", tmp_path / "out"]
+    words += ["--weights", weights_folder, "--device", "cpu", "--report", tmp_path / "report.json"]
+    script = 'exec "$@" <&- >&- 2>&-'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *map(str, words)], cwd=REPOSITORY, check=False, timeout=60
+    )
+    assert done.returncode == 0
+    assert files_under(tmp_path / "out") == ["ct_0.nii.gz"]
+    assert json.loads((tmp_path / "report.json").read_text())["cases"][0]["status"] == "written"
+
+
 SLOW_WRITER = """
 import sys, time
 import inference.formats.nifti
