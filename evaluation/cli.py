@@ -10,7 +10,7 @@ import click
 from evaluation.evaluate import evaluate
 from evaluation.lesions import EXTRAS
 from evaluation.metrics import Metric
-from evaluation.scoreboard import check_report_path, show, write_reports
+from evaluation.scoreboard import check_report_path, check_writable, show, write_reports
 from evaluation.submission import check_submission, write_zip
 from inference.exit_codes import EXIT_SOME_FAILED, EXIT_USAGE
 from inference.geometry import RoiSpec
@@ -104,6 +104,8 @@ def main(
 def _check_submission(predictions: Path, references: Path, metric: Metric, zip_path: Path | None) -> None:
     if zip_path and metric != "kits19":
         raise ValueError(f"--zip writes KiTS19's submission, not one for {metric}. Leave out --metric")
+    if zip_path:
+        check_writable(zip_path, option="--zip")
     errors, warnings = check_submission(predictions, references, metric=metric)
     for line in warnings:
         log.warning("%s", line)

@@ -136,20 +136,22 @@ def check_report_path(out: Path) -> None:
     check_writable(out)
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, *, option: str = "--out") -> None:
     """Make the folder of a file that will be written at the end of the work.
 
     Raises:
-        ValueError: the file is a folder, or in a folder that cannot be made or written.
+        ValueError: the file is a folder or a device, or in a folder that cannot be made or written.
     """
     if out.is_dir():
-        raise ValueError(f"--out {out}: is a folder. Name a file")
+        raise ValueError(f"{option} {out}: is a folder. Name a file")
+    if out.exists() and not out.is_file():
+        raise ValueError(f"{option} {out}: is no regular file. Name one")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--out {out}: {out.parent} cannot be made ({error.strerror})") from error
+        raise ValueError(f"{option} {out}: {out.parent} cannot be made ({error.strerror})") from error
     if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {out}: {out.parent} is not writable. Choose another folder")
+        raise ValueError(f"{option} {out}: {out.parent} is not writable. Choose another folder")
 
 
 def _group_of(case: str, evaluation: Evaluation) -> str:

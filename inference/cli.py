@@ -319,6 +319,8 @@ def _named_files(**files: Path | None) -> list[Path]:
     for option, path in named.items():
         if path.is_dir():
             raise UsageError(f"{path}: is a folder. Name a file for --{option}")
+        if path.exists() and not path.is_file():  # as root, /dev/null would be replaced
+            raise UsageError(f"{path}: is no regular file. Name one for --{option}")
     if len({os.path.realpath(path) for path in named.values()}) < len(named):
         raise UsageError(f"--{' and --'.join(named)} name one file. Give each its own")
     return list(named.values())

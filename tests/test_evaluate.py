@@ -398,6 +398,16 @@ def test_a_report_that_cannot_be_written_is_said_before_the_work(tmp_path: Path,
     assert (done.exit_code, done.stdout) == (2, "")
 
 
+def test_a_device_is_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predicted, truth = _folders(tmp_path, _same)
+    for option, name in (("--out", "null.json"), ("--zip", "null.zip")):
+        (tmp_path / name).symlink_to("/dev/null")
+        done = _call(predicted, truth, option, tmp_path / name)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert f"{option} {tmp_path / name}: is no regular file" in caplog.text
+        assert (tmp_path / name).is_symlink()
+
+
 @pytest.mark.parametrize(
     ("package", "options"),
     [

@@ -189,6 +189,17 @@ def test_a_folder_is_no_file(weights_folder: Path, tmp_path: Path, option: str) 
     assert f"is a folder. Name a file for {option}" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--report", "--html", "--findings"])
+def test_a_device_is_no_file(weights_folder: Path, tmp_path: Path, option: str) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    (tmp_path / "null").symlink_to("/dev/null")
+    words = ["--weights", weights_folder, "--input", tmp_path / "in", "--output", tmp_path / "out"]
+    result = run(*words, option, tmp_path / "null")
+    assert result.exit_code == 2
+    assert f"null: is no regular file. Name one for {option}" in result.stderr
+    assert (tmp_path / "null").is_symlink()
+
+
 def test_a_page_that_cannot_be_written_costs_no_label_map(weights_folder: Path, tmp_path: Path) -> None:
     save_abdomens(tmp_path / "in", 1)
     words = ["--weights", weights_folder, "--input", tmp_path / "in", "--output", tmp_path / "out"]

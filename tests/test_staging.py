@@ -39,6 +39,17 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text() == "earlier"
 
 
+def test_only_a_regular_file_is_replaced(tmp_path: Path) -> None:
+    """As root, /dev/null could be."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(OSError, match="is no regular file"), staged(tmp_path / name):
+            pytest.fail("begun")
+    assert files_under(tmp_path) == ["null", "pipe"]
+    assert (tmp_path / "null").is_symlink()
+
+
 def test_sweep_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path: Path) -> None:
     (tmp_path / f"{PREFIX}dead").mkdir()
     (tmp_path / f"{PREFIX}dead" / "half.nii.gz").write_bytes(b"half")

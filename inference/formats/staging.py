@@ -1,5 +1,6 @@
 """Atomic writes: a file appears under its final name only when it is whole, whatever stops the process."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -22,8 +23,10 @@ def staged(path: Path) -> Iterator[Path]:
             move with it.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OSError: the folder cannot be written, the disk is full, or the name is a device's, which would go.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EEXIST, "is no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     staging, lock = _locked_folder(path.parent)
     try:
