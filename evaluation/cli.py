@@ -10,7 +10,7 @@ import click
 from evaluation.evaluate import evaluate
 from evaluation.lesions import EXTRAS
 from evaluation.metrics import Metric
-from evaluation.scoreboard import check_report_path, check_writable, show, write_reports
+from evaluation.scoreboard import check_report_path, check_writable, say, show, write_reports
 from evaluation.submission import check_submission, write_zip
 from inference.exit_codes import EXIT_SOME_FAILED, EXIT_USAGE
 from inference.geometry import RoiSpec
@@ -89,9 +89,11 @@ def main(
         for case in evaluation.failed:
             log.error("%s", case.error)
         if evaluation.cases:
-            click.echo(show(evaluation))
-            for path in write_reports(out, evaluation) if out else ():
-                log.info("%s", path)
+            try:
+                say(show(evaluation))
+            finally:
+                for path in write_reports(out, evaluation) if out else ():
+                    log.info("%s", path)
     except (ValueError, OSError) as error:
         log.error("%s", error)
         sys.exit(EXIT_USAGE)

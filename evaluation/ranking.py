@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from evaluation.evaluate import check_scorable, find_label_maps, score_case
 from evaluation.metrics import REGIONS, Metric
-from evaluation.scoreboard import check_writable, markdown_table
+from evaluation.scoreboard import check_writable, markdown_table, say
 from inference.exit_codes import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from inference.formats.staging import staged
 
@@ -145,10 +145,12 @@ def main(truth: Path, submissions: tuple[Path, ...], out: Path | None) -> None:
         places = rank(scores)
         for line in errors:
             click.echo(line, err=True)
-        click.echo(markdown_table(*_rows(places)))
-        if out is not None:
-            with staged(out) as partial:
-                _write(partial, places, scores)
+        try:
+            say(markdown_table(*_rows(places)))
+        finally:
+            if out is not None:
+                with staged(out) as partial:
+                    _write(partial, places, scores)
     except (ValueError, OSError) as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_USAGE)

@@ -5,11 +5,14 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import click
 import numpy as np
 
 from evaluation.evaluate import OVERALL, CaseScore, Evaluation, Row, Scores
@@ -24,6 +27,8 @@ GRID_TITLES = {
     "official": "Original resolution, as KiTS19's own script has it",
     "extras": "Lesions, volumes and distances",
 }
+AS_NAMED: Mapping[str, str] = MappingProxyType({"encoding": "utf-8", "errors": "surrogateescape"})
+"""A case may be called after a file whose name is no UTF-8: its bytes stay."""
 NO_GROUP = "-"
 """Of a case that no split names."""
 OFFICIAL_RULE = (
@@ -116,11 +121,19 @@ def write_reports(out: Path, evaluation: Evaluation) -> list[Path]:
     cases, groups = _csv(_case_columns(evaluation)), _csv(_group_columns(evaluation))
     return [
         _write(out, lambda path: path.write_text(json.dumps(_without_nan(content), indent=1) + "\n")),
-        _write(out.with_suffix(".csv"), lambda path: path.write_text(cases, encoding="utf-8")),
-        _write(out.with_suffix(".groups.csv"), lambda path: path.write_text(groups, encoding="utf-8")),
-        _write(out.with_suffix(".md"), lambda path: path.write_text(show(evaluation), encoding="utf-8")),
+        _write(out.with_suffix(".csv"), lambda path: path.write_text(cases, **AS_NAMED)),
+        _write(out.with_suffix(".groups.csv"), lambda path: path.write_text(groups, **AS_NAMED)),
+        _write(out.with_suffix(".md"), lambda path: path.write_text(show(evaluation), **AS_NAMED)),
         _write(out.with_suffix(".png"), lambda path: _plot(path, evaluation)),
     ]
+
+
+def say(text: str) -> None:
+    """Print to stdout. Whoever stops reading there (`| head`) has seen enough: that is no error."""
+    try:
+        click.echo(text.encode(errors="backslashreplace").decode())  # a name may be no UTF-8
+    except BrokenPipeError:  # Python flushes stdout once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_report_path(out: Path) -> None:

@@ -408,6 +408,34 @@ def test_a_device_is_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         assert (tmp_path / name).is_symlink()
 
 
+@pytest.mark.parametrize(("stdout", "code"), [("| true", 0), (">/dev/full", 2)])
+def test_a_table_that_nobody_reads_costs_no_report(tmp_path: Path, stdout: str, code: int) -> None:
+    predicted, truth = _folders(tmp_path, _same)
+    words = [sys.executable, "-m", "evaluation", predicted, truth, "--out", tmp_path / "report.json"]
+    # the pipe's reader has ended before the table is written
+    script = f'{{ sleep 0.2; "$@"; echo "code $?" >&2; }} {stdout}'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"code {code}\n" in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert sorted(path.name for path in tmp_path.glob("report*")) == [
+        *("report.csv", "report.groups.csv", "report.json", "report.md", "report.png")
+    ]
+
+
+def test_a_name_that_is_no_utf8_costs_no_report(tmp_path: Path) -> None:
+    name = "caf\udce9.nii.gz"
+    predicted, truth = (_save(tmp_path / folder / name, _labels()).parent for folder in ("ours", "theirs"))
+    assert _call(predicted, truth, "--out", tmp_path / "report.json").exit_code == 0
+    assert b"\ncaf\xe9," in (tmp_path / "report.csv").read_bytes()
+    assert b"| caf\xe9 |" in (tmp_path / "report.md").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("package", "options"),
     [

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from evaluation import ranking
 from evaluation.ranking import DICE, SURFACE, main, rank
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def scores(dice: float, surface: float, tumor: float | None = None) -> dict[str, float]:
@@ -170,6 +173,23 @@ def test_a_disk_that_is_full_at_the_end_costs_no_table_and_leaves_no_half_a_file
     assert (done.exit_code, "No space left" in done.stderr) == (2, True)
     assert "| first" in done.stdout
     assert list(out.parent.iterdir()) == []
+
+
+def test_a_table_that_nobody_reads_costs_no_file(tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "evaluation.ranking",
+        *sample(tmp_path),
+        "--out",
+        str(tmp_path / "board.csv"),
+    ]
+    script = '{ sleep 0.2; "$@"; echo "code $?" >&2; } | true'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "code 0\n" in done.stderr
+    assert (tmp_path / "board.csv").read_text().count("\n") == 3
 
 
 def test_wrong_usage_is_2(tmp_path: Path) -> None:
