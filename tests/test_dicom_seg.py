@@ -34,6 +34,7 @@ pydicom = pytest.importorskip("pydicom", reason="NO HIGHDICOM: DICOM SEG IS NOT 
 hd = pytest.importorskip("highdicom", reason="NO HIGHDICOM: DICOM SEG IS NOT TESTED")
 
 from inference.formats.dicom_seg import write_dicom_seg  # noqa: E402
+from inference.formats.rtstruct import write_rtstruct  # noqa: E402
 
 KIDNEY, TUMOR = ("64033007", "SCT"), ("126880001", "SCT")
 SPACING_MM = (4.0, 0.8, 0.6)
@@ -373,6 +374,63 @@ def test_attributes_that_anonymising_drops_are_written_empty(tmp_path: Path) -> 
     write_dicom_seg(path, some_segments(ct.hu.shape), ct.native, tmp_path / "ct", version="1" * 100)
     assert pydicom.dcmread(path).PatientID in (None, "")
     assert iod_errors(path, "Segmentation") == []
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientBirthDate", "00000000"),
+        ("PatientBirthDate", "1960"),
+        ("StudyDate", "REMOVED"),
+        ("StudyTime", "12:30:00"),
+        ("PatientSex", "X"),
+    ],
+)
+@pytest.mark.parametrize("write", [write_dicom_seg, write_rtstruct])
+@pytest.mark.filterwarnings("ignore:.*[Ii]nvalid value")
+def test_what_anonymising_leaves_in_a_date_or_sex_is_written_empty(
+    tmp_path: Path, keyword: str, value: str, write: Any
+) -> None:
+    write_both(tmp_path)
+    edit_slices(tmp_path / "ct", **{keyword: value})
+    ct = read_ct(tmp_path / "ct")
+    write(tmp_path / "x.dcm", some_segments(ct.hu.shape), ct.native, tmp_path / "ct", version="1")
+    assert pydicom.dcmread(tmp_path / "x.dcm").get(keyword) in (None, "")
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("", "Doe^Jane"),
+        ("ISO_IR 999", "Doe^Jane"),
+        ("ISO_IR 100", "Müller^Jörg"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),  # PS3.5, H.3.1
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),  # PS3.5, I.2
+    ],
+)
+@pytest.mark.parametrize("write", [write_dicom_seg, write_rtstruct])
+@pytest.mark.filterwarnings("ignore:.*(U|u)nknown encoding")
+def test_names_are_the_sources_whatever_its_character_set(
+    tmp_path: Path, character_set: str | list[str], name: str, write: Any
+) -> None:
+    write_both(tmp_path)
+    edit_slices(tmp_path / "ct", SpecificCharacterSet=character_set)
+    edit_slices(tmp_path / "ct", PatientName=name, ReferringPhysicianName=name)
+    ct = read_ct(tmp_path / "ct")
+    write(tmp_path / "x.dcm", some_segments(ct.hu.shape), ct.native, tmp_path / "ct", version="1")
+    written = pydicom.dcmread(tmp_path / "x.dcm")
+    assert (written.PatientName, written.ReferringPhysicianName) == (name, name)
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPClassUID"])
+def test_an_empty_uid_cannot_be_referred_to(tmp_path: Path, keyword: str) -> None:
+    write_both(tmp_path)
+    edit_slices(tmp_path / "ct", **{keyword: ""})
+    ct = read_ct(tmp_path / "ct")
+    with pytest.raises(CaseError, match=f"lacks {keyword}"):
+        write_dicom_seg(
+            tmp_path / "x.dcm", some_segments(ct.hu.shape), ct.native, tmp_path / "ct", version="1"
+        )
 
 
 # ------------------------------------------------------------------------------------------------ the command

@@ -1,10 +1,12 @@
 """The series that DICOM outputs refer to, and what they all say of themselves. Needs pydicom."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DA, TM
 
 from .volume import LPS_TO_RAS, MAX_SHEAR_COSINE, CaseError, NativeGrid
 
@@ -36,6 +38,13 @@ MAY_BE_EMPTY = (
     "StudyTime",
 )
 """Type 2 attributes: they must be there, and tools that anonymise sometimes drop them."""
+
+
+TYPES: dict[str, Callable[[str], object]] = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
+SEXES = (None, "", "M", "F", "O")
+TEXTS = (*MAY_BE_EMPTY, "ReferringPhysicianName", "PositionReferenceIndicator")
+"""What outputs copy."""
+UTF_8 = "ISO_IR 192"
 
 
 def cut_version(version: str) -> str:
@@ -97,10 +106,29 @@ def _is_slice_of(native: NativeGrid, image: pydicom.Dataset) -> bool:
 
 def _check_attributes(file: Path, image: pydicom.Dataset) -> None:
     for keyword in REQUIRED:
-        if keyword not in image:
+        if image.get(keyword) in (None, ""):
             raise CaseError(
                 f"{file}: lacks {keyword}, which a DICOM segmentation must refer to. "
                 "Export the series again, or leave out --output-format"
             )
     for keyword in MAY_BE_EMPTY:
         image.setdefault(keyword, None)
+    _make_valid(image)
+
+
+def _make_valid(image: pydicom.Dataset) -> None:
+    """Leave empty what is no date, time or sex (anonymised, say), and write names in UTF-8.
+
+    They are no part of the result, and highdicom fails on what it does not know: an empty first character set
+    too, which is the usual one in Japan and Korea (PS3.5, 6.1.2.3).
+    """
+    for keyword, kind in TYPES.items():
+        try:
+            kind(image[keyword].value or "")
+        except (ValueError, OverflowError):
+            image[keyword].value = None
+    if image.PatientSex not in SEXES:
+        image.PatientSex = None
+    for keyword in TEXTS:
+        image.get(keyword)  # from here on a text, in the old character set
+    image.SpecificCharacterSet = UTF_8
