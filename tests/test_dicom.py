@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 from inference.formats import dicom
 from inference.formats.ct import CaseError, read_ct
 from inference.formats.dicom import _overlap
-from inference.formats.dicom_file import Kind, look
+from inference.formats.dicom_file import DicomFile, Kind, look
 from inference.runner.cases import find_cases
 from tests.helpers import save_dicom_series
 from tests.robustness.odd_dicom import change, save_enhanced, save_picture
@@ -97,6 +97,29 @@ def test_two_series_are_two_cases_in_the_order_of_their_numbers(tmp_path: Path) 
         assert len(ct.native.dicom_files) == 4
     with pytest.raises(CaseError, match="holds 2 DICOM series of a CT, not one"):
         read_ct(folder)
+
+
+def test_headers_are_read_once_for_all_series_and_again_when_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+
+    def counting_look(path: Path) -> DicomFile:
+        looked.append(path)
+        return look(path)
+
+    monkeypatch.setattr(dicom, "look", counting_look)
+    for number in range(3):
+        save_dicom_series(
+            tmp_path, HU, spacing_mm=SPACING_MM, series_uid=f"1.2.3.{number}", stem=f"S{number}_"
+        )
+    for case in find_cases(tmp_path):
+        assert read_ct(case.source, series=case.series).hu.shape == HU.shape
+    assert len(looked) == 3 * len(HU)
+    (tmp_path / "S0_0021.dcm").unlink()
+    assert read_ct(tmp_path, series="1.2.3.0").hu.shape[0] == len(HU) - 1
+    change(tmp_path, lambda k, one: setattr(one, "RescaleIntercept", -1000), stem="S1")
+    assert read_ct(tmp_path, series="1.2.3.1").hu[0, 0, 0] == HU[0, 0, 0] + 24
 
 
 def test_a_damaged_series_costs_no_other_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,6 +99,21 @@ def study(folder: Path) -> Study:
     """What lies in a folder, by the headers of its files. Hidden ones are passed over: half a copy, say."""
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     paths = sorted(path for path in visible if path.suffix.lower() == SUFFIX or is_dicom(path))
+    return _study(folder, tuple((path, _stamp(path)) for path in paths))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Another one where the file is another."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@lru_cache(maxsize=1)  # a folder's series are read one after the other: their headers once for all
+def _study(folder: Path, stamped: tuple[tuple[Path, tuple[int, ...]], ...]) -> Study:
+    paths = [path for path, _ in stamped]
     files = [_look(path) for path in paths if not is_directory(path)]
     by_series: dict[str, list[DicomFile]] = defaultdict(list)
     damaged: dict[str, str] = {}
