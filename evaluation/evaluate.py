@@ -31,7 +31,7 @@ from evaluation.metrics import (
 )
 from inference.formats.ct import SUFFIXES, CaseError, Ct, NativeGrid, read_ct
 from inference.geometry import RoiSpec, Vector
-from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION, NNUNET_CHANNEL
+from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION, NNUNET_CHANNEL, TOTALSEGMENTATOR_IMAGE
 
 log = logging.getLogger("evaluation")
 KITS21_REFERENCE = "aggregated_MAJ_seg.nii.gz"
@@ -272,7 +272,8 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
     """All label maps under a folder by case name.
 
     Args:
-        folder: KiTS's case folders (19, 21 or 23), or files in any of the layouts that inference writes.
+        folder: KiTS's case folders (19, 21 or 23), or files in any of the layouts that inference writes:
+            TotalSegmentator's are all called `ct.nii.gz`, and go by their folders.
         images: KiTS19's `imaging.nii.gz` stands for its case; otherwise it is passed over.
 
     Raises:
@@ -293,7 +294,8 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
             continue
         if not is_wanted and not case_folders.keys().isdisjoint(path.parents):
             continue  # what KiTS21 and KiTS23 lay beside it
-        name = case_name(path)
+        is_mirrored = path.name.lower() == TOTALSEGMENTATOR_IMAGE and path.parent != folder
+        name = case_name(path.parent if is_mirrored else path)
         if name in found:
             raise ValueError(f"{found[name]} and {path} are both case {name}. Keep one")
         found[name] = path

@@ -101,6 +101,17 @@ def test_images_beside_label_maps_are_passed_over_and_two_of_one_case_are_refuse
         find_label_maps(tmp_path)
 
 
+def test_totalsegmentators_cases_go_by_their_folders(tmp_path: Path) -> None:
+    """So inference writes them; their references may be called otherwise."""
+    for case in ("s0001", "s0002"):
+        _save(tmp_path / "predicted" / case / "ct.nii.gz", _labels())
+    _save(tmp_path / "truth" / "s0001" / "ct.nii.gz", _labels())
+    _save(tmp_path / "truth" / "s0002.nii.gz", _labels())
+    assert find_label_maps(tmp_path / "predicted").keys() == find_label_maps(tmp_path / "truth").keys()
+    assert [*find_label_maps(tmp_path / "predicted" / "s0001")] == ["ct"]
+    assert _call(tmp_path / "predicted", tmp_path / "truth").exit_code == 0
+
+
 def test_only_the_segmentation_of_a_case_folder_counts(tmp_path: Path) -> None:
     _save(tmp_path / "case_00001" / "segmentation.nii.gz", _labels())
     _save(tmp_path / "case_00001" / "instances" / "tumor_instance-1_annotation-1.nii.gz", _labels())
