@@ -10,7 +10,9 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
@@ -29,7 +31,8 @@ from evaluation.metrics import (
     score_regions,
     score_sensitivity,
 )
-from inference.formats.ct import SUFFIXES, CaseError, Ct, NativeGrid, read_ct
+from inference.formats import simpleitk as sitk
+from inference.formats.ct import SUFFIXES, CaseError, Ct, NativeGrid, is_nifti, read_ct
 from inference.geometry import RoiSpec, Vector
 from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION, NNUNET_CHANNEL, TOTALSEGMENTATOR_IMAGE
 
@@ -43,6 +46,8 @@ SPLIT = "split.json"
 OVERALL = "overall"
 AFFINE_TOLERANCE = 1e-3
 """Σ|ΔA| that KiTS23's checker lets pass."""
+LABEL_TOLERANCE = 0.01
+"""What a stored value may miss its label by, where a slope in the header makes it one."""
 COUNTED = "lesions_"
 """Scores that are counts, by how their names begin."""
 AVERAGED = ("kidney", "tumor")
@@ -378,12 +383,18 @@ def score_case(
 
 
 def read_label_map(path: Path, *, highest: int = HIGHEST_LABEL) -> Ct:
-    """A label map, its voxels rounded to whole numbers.
+    """A label map, its voxels rounded to whole numbers: a scaling in the header may miss them a little.
 
     Raises:
-        CaseError: cannot be read, or holds values other than 0 … `highest`.
+        CaseError: cannot be read, or holds values other than 0 … `highest`, or none at all (NaN).
     """
     labels = read_ct(path)
+    odd = _between_labels(path)
+    if odd is not None:
+        raise CaseError(
+            f"{path}: holds {odd:.3g}, between labels: probabilities, or interpolated. Write 0 for "
+            "background, 1 for kidney, 2 for tumor"
+        )
     low, high = int(labels.hu.min()), int(labels.hu.max())
     if low < 0 or high > highest:
         raise CaseError(
@@ -391,6 +402,22 @@ def read_label_map(path: Path, *, highest: int = HIGHEST_LABEL) -> Ct:
             "kidney, 2 for tumor"
         )
     return labels
+
+
+def _between_labels(path: Path) -> float | None:
+    """A value that is no label, NaN too; None where there is none, as in a file of whole numbers."""
+    if is_nifti(path):
+        image: Any = nib.load(path)
+        is_scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+        if image.get_data_dtype().kind != "f" and not is_scaled:
+            return None
+        values = np.asanyarray(image.dataobj)
+    else:
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        if values.dtype.kind != "f":
+            return None
+    odd = values[~(np.abs(values - np.rint(values)) <= LABEL_TOLERANCE)]
+    return float(odd[0]) if odd.size else None
 
 
 def affine_difference(a: NativeGrid, b: NativeGrid) -> float:

@@ -22,8 +22,9 @@ from PIL import Image
 from scipy import ndimage
 
 from evaluation.cli import main
-from evaluation.evaluate import case_name, find_label_maps, score_case
+from evaluation.evaluate import case_name, find_label_maps, read_label_map, score_case
 from evaluation.submission import find_references
+from inference.formats.ct import CaseError
 from inference.geometry import RoiSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -371,6 +372,39 @@ def test_other_formats_are_scored_in_stored_order_too(tmp_path: Path) -> None:
     assert (
         score_case("one", tmp_path / "predicted.mha", truth, metric="kits19").grids["native"]["kidney"] == 1
     )
+
+
+@pytest.mark.parametrize("name", ["x.nii.gz", "X.NII.GZ", "x.nrrd"])
+@pytest.mark.parametrize(("value", "is_label"), [(0.4, False), (np.nan, False), (1.996, True), (2.0, True)])
+def test_values_between_labels_are_not_rounded_to_one(
+    tmp_path: Path, name: str, value: float, is_label: bool
+) -> None:
+    """Probabilities, say, of which KiTS19's own script counts all above 0."""
+    labels = _labels().astype(np.float32)
+    labels[6, 6, 6] = value
+    path = tmp_path / name
+    if path.suffix == ".nrrd":
+        sitk.WriteImage(sitk.GetImageFromArray(labels), str(path))
+    else:
+        nib.save(nib.Nifti1Image(labels, AFFINE), tmp_path / name.lower())
+        (tmp_path / name.lower()).rename(path)
+    if is_label:
+        assert read_label_map(path).hu.max() == 2
+    else:
+        with pytest.raises(CaseError, match=f"holds {value:.3g}, between labels"):
+            read_label_map(path)
+
+
+def test_a_slope_that_misses_labels_a_little_is_none(tmp_path: Path) -> None:
+    path = _save(tmp_path / "x.nii", _labels() * 100)
+    data = bytearray(path.read_bytes())
+    data[112:116] = np.float32(1 / 100.001).tobytes()  # scl_slope
+    path.write_bytes(data)
+    assert np.unique(read_label_map(path).hu).tolist() == [0, 1, 2]
+    data[112:116] = np.float32(1 / 150).tobytes()
+    path.write_bytes(data)
+    with pytest.raises(CaseError, match=r"holds 0\.667, between labels"):
+        read_label_map(path)
 
 
 def test_one_case_that_cannot_be_scored_costs_only_itself(
