@@ -85,15 +85,14 @@ class Study:
         return bool(self.series or self.damaged or self.has_other_images or not self.n_no_ct)
 
 
-def is_directory(path: Path) -> bool:
-    """Whether a file is called as a medium's table of contents, in upper case or lower."""
-    return path.name.upper() == DIRECTORY
+def is_slice(path: Path) -> bool:
+    """Whether a file may hold slices, by its ending or its first bytes; a table of contents holds none."""
+    return path.name.upper() != DIRECTORY and (path.suffix.lower() == SUFFIX or is_dicom(path))
 
 
 def study(folder: Path) -> Study:
     """What lies in a folder, by the headers of its files."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == SUFFIX or is_dicom(path))
-    files = [_look(path) for path in paths if not is_directory(path)]
+    files = [_look(path) for path in sorted(folder.iterdir()) if is_slice(path)]
     by_series: dict[str, list[DicomFile]] = defaultdict(list)
     damaged: dict[str, str] = {}
     for file in files:
@@ -123,7 +122,7 @@ def read(folder: Path, series: str | None = None) -> Ct:
     """
     found = study(folder)
     slices = found.series[_chosen(found, series)]
-    slices, warnings = _without_copies(folder, slices)
+    slices, warnings = _without_copies(slices)
     ordered = _in_order(folder, slices)
     _check_one_volume(folder, ordered)
     warnings = (*found.warnings, *warnings, *_gap_warnings(ordered))
@@ -158,7 +157,7 @@ def _chosen(found: Study, series: str | None) -> str:
     )
 
 
-def _without_copies(folder: Path, slices: Sequence[Slice]) -> tuple[tuple[Slice, ...], tuple[str, ...]]:
+def _without_copies(slices: Sequence[Slice]) -> tuple[tuple[Slice, ...], tuple[str, ...]]:
     """The slices without those that are there twice: one UID, one place, and the same pixels.
 
     A UID alone does not make copies, since some exporters give all slices of a series one.
