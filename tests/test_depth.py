@@ -15,7 +15,6 @@ from training.real.depth import REACH, Cut, draw_cuts, give_depth
 
 SPACING_MM = 3.0
 SHAPE = (32, 60, 60)
-MIDDLE = (SHAPE[0] - 1) / 2
 
 
 def disc(centre: tuple[float, float], radius: float) -> NDArray[np.bool_]:

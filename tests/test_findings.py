@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -345,5 +344,5 @@ def test_a_row_a_structure() -> None:
     json.dumps([case.kidneys, case.tumors], allow_nan=False)
 
 
-def test_no_case_is_a_header(tmp_path: Path) -> None:
+def test_no_case_is_a_header() -> None:
     assert findings_csv([]).splitlines() == [",".join(COLUMNS)]

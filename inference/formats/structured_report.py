@@ -33,16 +33,13 @@ MEASUREMENTS = (
 """Key of a segment's measures, concept, unit, derivation (PS3.16, TID 1411 and 1419)."""
 
 
-def write_structured_report(
-    path: Path, segmentation: Path, segments: Segments, series: Path, *, version: str
-) -> None:
+def write_structured_report(path: Path, segmentation: Path, segments: Segments, *, version: str) -> None:
     """Write a Comprehensive 3D SR: volumes, diameters and attenuation of each segment that was measured.
 
     Args:
         path: the file to write; it appears under its name only when whole.
         segmentation: the DICOM segmentation of the same segments.
         segments: at least one has measures.
-        series: the folder of the CT's series.
         version: of the weights; cut to what DICOM can hold.
 
     Raises:
