@@ -31,7 +31,7 @@ from evaluation.metrics import (
 )
 from inference.formats.ct import SUFFIXES, CaseError, Ct, NativeGrid, read_ct
 from inference.geometry import RoiSpec, Vector
-from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION, NNUNET_CHANNEL
+from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION, NNUNET_CHANNEL, is_image, stem
 
 log = logging.getLogger("evaluation")
 KITS21_REFERENCE = "aggregated_MAJ_seg.nii.gz"
@@ -261,8 +261,7 @@ def _groups(splits: Sequence[Split], scored: Sequence[str]) -> dict[str, list[st
 def case_name(path: Path) -> str:
     """The name under which predictions and references meet."""
     name = path.parent.name if path.name in (*REFERENCES, KITS19_IMAGE) else path.name
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
-    name = name[: len(name) - len(suffix)].removesuffix(NNUNET_CHANNEL)
+    name = stem(name).removesuffix(NNUNET_CHANNEL)
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
@@ -305,8 +304,8 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
 def list_images(folder: Path) -> list[Path]:
     """All image files under a folder, sorted. Links are followed, hidden names passed over."""
     names = glob.glob("**", root_dir=folder, recursive=True)  # noqa: PTH207  rglob follows no links
-    paths = (folder / name for name in names if name.lower().endswith(SUFFIXES))
-    return sorted(path for path in paths if path.is_file())
+    paths = (folder / name for name in names)
+    return sorted(path for path in paths if is_image(path) and path.is_file())
 
 
 def _find_predictions(folder: Path, splits: Sequence[Split]) -> dict[str, Path]:
