@@ -58,8 +58,7 @@ def read_ct(path: str | Path, *, series: str | None = None) -> Ct:
         CaseError: the file is damaged, no 3D scalar image, or its geometry is unusable.
     """
     path = Path(path)
-    with _reading(path):
-        check_place(path)
+    with reading(path):
         if path.is_dir():
             return dicom.read(path, series)
         if is_nifti(path):
@@ -73,8 +72,7 @@ def read_native_grid(path: Path) -> NativeGrid:
     Raises:
         CaseError: as `read_ct`, and for a DICOM folder, which has no header of its own.
     """
-    with _reading(path):
-        check_place(path)
+    with reading(path):
         if is_nifti(path):
             return nifti.read_grid(path)
         return itk.read_grid(path)
@@ -125,9 +123,10 @@ def write_roi_volume(path: Path, values: NDArray[np.float32], roi: Roi, native: 
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what readers raise for a bad file into one clear line."""
+def reading(path: Path) -> Iterator[None]:
+    """Turn what readers raise for a bad file into one clear line, a `CaseError`."""
     try:
+        check_place(path)
         with np.errstate(all="ignore"):  # what overflows becomes infinite, and is told as such
             yield
     except CaseError:
