@@ -28,8 +28,8 @@ from inference.method.postprocess import keep_kidneys
 from inference.runner.cases import KITS19_IMAGE
 from inference.runner.findings import Findings, Kidney, Parts, Tumor, measure, take_apart
 from inference.runner.flags import RULES, Facts, find_flags
+from training.cache import IGNORE
 
-IGNORE = 255
 AIR_HU = -1024
 """Taken for a scan's lowest value where it is not known."""
 NO_PARTS = Parts((slice(0, 0),) * 3, np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), np.uint16))

@@ -31,8 +31,8 @@ from inference.method.roi import normalise, place_roi
 from inference.networks.cascade import Cascade
 from inference.networks.weights import WeightsMetadata
 from inference.runner.cases import KITS19_SEGMENTATION, find_cases
+from training.cache import IGNORE
 
-IGNORE = 255
 SURE = 0.9
 PRINTED_WHOLE = ("ml", "end_mm", "height_mm", "hu", "hu_sd", "other_mm", "other_ml", "kept")
 TISSUE_HU = -160.0

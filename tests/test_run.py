@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from evaluation.metrics import dice
 from inference.formats.ct import Ct, NativeGrid
 from inference.geometry import RoiSpec
 from inference.method.method import DEFAULT, PAPER, Method
@@ -49,10 +50,6 @@ from tests.helpers import (
 
 WAIT_S = 20.0
 """How long a thread waits for another before the test is taken as failed."""
-
-
-def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 def ct_of(hu: NDArray[np.int16], spacing_mm: tuple[float, float, float] = ABDOMEN_SPACING_MM) -> Ct:

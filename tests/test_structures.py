@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import tumor_evidence
-from benchmarks.structures import IGNORE, View, _print_rules, measure
+from benchmarks.structures import View, _print_rules, measure
 from inference.geometry import Roi, RoiSpec
 from inference.method.method import DEFAULT
 from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, metadata
+from training.cache import IGNORE
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (20, 40, 60)
