@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
+from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from inference.geometry import Roi, RoiSpec, Shape, Vector
@@ -240,6 +242,11 @@ def write_weights(folder: Path, roi: RoiSpec = SMALL_ROI, **changes: object) -> 
 def identity_roi(shape: Shape, spacing_mm: float = 1.0) -> Roi:
     """An ROI grid that is the CT's own."""
     return Roi(RoiSpec(shape, spacing_mm), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def invoke(command: click.Command, *words: object, **options: Any) -> Result:
+    """A command in this process."""
+    return CliRunner().invoke(command, [str(word) for word in words], **options)
 
 
 def files_under(folder: Path) -> list[str]:

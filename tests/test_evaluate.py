@@ -10,13 +10,13 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -25,6 +25,7 @@ from evaluation.cli import main
 from evaluation.evaluate import case_name, find_label_maps, score_case
 from evaluation.submission import find_references
 from inference.geometry import RoiSpec
+from tests.helpers import invoke, save_nifti
 
 ROOT = Path(__file__).resolve().parent.parent
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -41,9 +42,7 @@ def _labels() -> NDArray[np.uint8]:
 
 
 def _save(path: Path, labels: NDArray, affine: NDArray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(labels.astype(np.uint8), affine), path)
-    return path
+    return save_nifti(path, labels.astype(np.uint8), affine)
 
 
 Change = Callable[[NDArray], NDArray]
@@ -57,8 +56,7 @@ def _folders(tmp_path: Path, *changes: Change) -> tuple[Path, Path]:
     return tmp_path / "predicted", tmp_path / "truth"
 
 
-def _call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+_call = partial(invoke, main)
 
 
 def _same(labels: NDArray) -> NDArray:

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from click.testing import CliRunner
 
 from inference import cli
 from inference.formats.segmentation_nrrd import label_descriptions, write_segmentation_nrrd
@@ -15,6 +14,7 @@ from tests.helpers import (
     abdomen,
     canonical_affine,
     files_under,
+    invoke,
     load_nifti,
     orientations,
     reorient,
@@ -32,8 +32,8 @@ def written(weights_folder: Path, _untouched_process: None, tmp_path: Path) -> t
     hu, turned = reorient(abdomen(), affine, ((2, 0, 1), (True, False, True)))
     save_nifti(tmp_path / "in" / "ct.nii.gz", hu, turned)
     for name in ("seg-nrrd", "label-map"):
-        words = ["--weights", weights_folder, "--output-format", name, "--input", tmp_path / "in"]
-        result = CliRunner().invoke(cli.main, [str(w) for w in (*words, "--output", tmp_path / "out")])
+        words = ("--weights", weights_folder, "--output-format", name, "--input", tmp_path / "in")
+        result = invoke(cli.main, *words, "--output", tmp_path / "out")
         assert result.exit_code == 0, result.stderr
     assert files_under(tmp_path / "out") == ["ct.nii.gz", "ct.seg.nrrd"]
     return tmp_path / "out" / "ct.seg.nrrd", tmp_path / "out" / "ct.nii.gz"

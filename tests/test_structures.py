@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from benchmarks import tumor_evidence
 from benchmarks.structures import View, _print_rules, measure
 from inference.geometry import Roi, RoiSpec
 from inference.method.method import DEFAULT
-from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, metadata
+from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, invoke, metadata
 from training.cache import IGNORE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +78,7 @@ def test_the_table_of_tumors_tells_true_pieces_from_false_ones(tmp_path: Path) -
         (tmp_path / name / "imaging.nii.gz").symlink_to(case)
     reference = ROOT / "test_data" / "reference" / "prediction_90000.nii.gz"
     (tmp_path / "known" / "segmentation.nii.gz").symlink_to(reference)
-    done = CliRunner().invoke(tumor_evidence.main, [str(tmp_path), "--weights", str(ROOT / "weights")])
+    done = invoke(tumor_evidence.main, tmp_path, "--weights", ROOT / "weights")
     assert done.exit_code == 0, done.output
     pieces = [line.split() for line in done.output.splitlines() if " ml  mean" in line]
     largest = [

@@ -36,9 +36,10 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 import torch
-from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from evaluation.harness.checks import VOXEL_SUFFIXES
+from evaluation.metrics import dice
 from inference import cli
 from inference.geometry import RoiSpec
 from inference.networks.vnet import VNet
@@ -52,6 +53,7 @@ from tests.helpers import (
     abdomen,
     ball,
     canonical_affine,
+    invoke,
     metadata,
     rotation,
     save_dicom_series,
@@ -1205,7 +1207,7 @@ def _run(one: Kind, scene: Scene, on_error: str) -> Got:
     expected_files = (
         {good} | scene.others | ({odd["output"]} if odd is not None and odd["status"] != "failed" else set())
     )
-    if {name for name in new if not name.endswith((".raw", ".zraw", ".raw.gz"))} != expected_files:
+    if {name for name in new if not name.endswith(VOXEL_SUFFIXES)} != expected_files:
         wrong.append(f"wrote {new}")
     return Got(outcome, said, tuple(wrong))
 
@@ -1217,7 +1219,7 @@ def _argument(scene: Scene, option: str, default: Path) -> str:
 def _command(arguments: list[str], environment: dict[str, Any] | None) -> tuple[int, str, str]:
     """The real command: in this process, or in one of its own for what only that can show."""
     if environment is None:
-        result = CliRunner().invoke(cli.main, arguments)
+        result = invoke(cli.main, *arguments)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout, result.stderr
@@ -1286,12 +1288,7 @@ def _check_map(scene: Scene, odd: dict, output: Path) -> Iterator[str]:
         if labels.shape != voxels.shape[:3] or np.abs(affine - expected).sum() > 1e-3:
             yield "another grid than its CT's"
     if scene.truth is not None and labels.shape == scene.truth.shape:
-        found = labels > 0
-        dsc = (
-            2
-            * np.count_nonzero(found & scene.truth)
-            / (np.count_nonzero(found) + np.count_nonzero(scene.truth))
-        )
+        dsc = dice(labels > 0, scene.truth)
         if dsc < LEAST_DSC:
             yield f"DSC {dsc:.2f}"
     elif scene.truth is not None:
