@@ -34,8 +34,8 @@ ORIGIN_MM = (30.0, -20.0, 7.0)
 """Of voxel (0, 0, 0), RAS (x, y, z)."""
 
 
-def grid_of(shape: Shape, spacing_mm: Vector, origin_mm: Vector = ORIGIN_MM) -> NativeGrid:
-    return NativeGrid(shape, canonical_affine(spacing_mm, origin_mm))
+def grid_of(shape: Shape, spacing_mm: Vector) -> NativeGrid:
+    return NativeGrid(shape, canonical_affine(spacing_mm, ORIGIN_MM))
 
 
 def ct_of(hu: NDArray[np.int16], spacing_mm: Vector = SPACING_MM) -> Ct:

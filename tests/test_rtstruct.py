@@ -52,9 +52,9 @@ def write_one(tmp_path: Path, labels: NDArray[np.uint8], **series: Any) -> tuple
     return path, tmp_path / "labels.nii.gz"
 
 
-def random_labels(shape: tuple[int, int, int] = (6, 9, 11)) -> NDArray[np.uint8]:
+def random_labels() -> NDArray[np.uint8]:
     """Holes, specks, voxels that touch at corners, and slices without any."""
-    labels = np.random.default_rng(5).integers(0, 3, shape, dtype=np.uint8)
+    labels = np.random.default_rng(5).integers(0, 3, (6, 9, 11), dtype=np.uint8)
     labels[:2] = 0
     return labels
 

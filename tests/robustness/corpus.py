@@ -187,10 +187,10 @@ def put_bytes(scene: Scene, name: str, content: bytes) -> Path:
     return path
 
 
-def put_series(scene: Scene, name: str = "odd", **changes: Any) -> Path:
+def put_series(scene: Scene, **changes: Any) -> Path:
     """The usual abdomen as a DICOM series."""
-    folder = save_dicom_series(scene.inputs / name, abdomen(), spacing_mm=ABDOMEN_SPACING_MM, **changes)
-    scene.output, scene.truth = f"{name}.nii.gz", abdomen().transpose(2, 1, 0) >= KIDNEY_HU
+    folder = save_dicom_series(scene.inputs / "odd", abdomen(), spacing_mm=ABDOMEN_SPACING_MM, **changes)
+    scene.output, scene.truth = "odd.nii.gz", abdomen().transpose(2, 1, 0) >= KIDNEY_HU
     return folder
 
 
@@ -592,12 +592,11 @@ def _huge_axes(scene: Scene) -> None:
     edit(put_itk(scene, "odd.mha"), b"TransformMatrix = 1 0 0 0", b"TransformMatrix = 1 0 0 1e308")
 
 
-def _forms(scene: Scene, qform: NDArray | None, sform: NDArray | None, hu: NDArray | None = None) -> None:
-    values = abdomen() if hu is None else hu
-    image = nib.Nifti1Image(values, AFFINE)
+def _forms(scene: Scene, qform: NDArray | None, sform: NDArray | None) -> None:
+    image = nib.Nifti1Image(abdomen(), AFFINE)
     image.set_qform(qform, 0 if qform is None else 1)
     image.set_sform(sform, 0 if sform is None else 1)
-    nib.save(image, put(scene, hu=values))
+    nib.save(image, put(scene))
 
 
 kind("headers", "sform only", "map")(lambda s: _forms(s, None, AFFINE))
