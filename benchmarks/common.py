@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from benchmarks.table import Rows, plain_table
-from evaluation.harness.engine import FLAGS
+from evaluation.harness.engine import DOCKER, FLAGS
 from inference.runner.product import processor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,7 +182,7 @@ def segment_command(source: Path, *options: str, image: str | None = None) -> tu
     else:
         output.chmod(0o777)
         mounts = ["-v", f"{source.resolve()}:/input:ro", "-v", f"{output.resolve()}:/output"]
-        command = [os.environ.get("DOCKER", "docker"), "run", *LIMITS, "--user", "12345:12345", *mounts]
+        command = [DOCKER, "run", *LIMITS, "--user", "12345:12345", *mounts]
         command += [image, "--report", "/output/report.json"]
     return [*map(str, command), "--quiet", *options], report
 

@@ -8,8 +8,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
+from ..version import NAME
 from .dicom_seg import coded
-from .dicom_source import MAY_BE_EMPTY, NAME, SERIES_DESCRIPTION, cut_version, tracking_uid
+from .dicom_source import MAY_BE_EMPTY, SERIES_DESCRIPTION, cut_version, tracking_uid
 from .segments import KIDNEY_CODE, SIDE_CODES, TYPE_CODES, Segment, Segments
 from .staging import staged
 
