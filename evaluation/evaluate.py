@@ -41,6 +41,8 @@ PREFIXES = ("prediction_", "case_")
 SPLIT = "split.json"
 """As `training.train` writes it."""
 OVERALL = "overall"
+EXAMPLES = 3
+"""Most cases that an error names."""
 AFFINE_TOLERANCE = 1e-3
 """Σ|ΔA| that KiTS23's checker lets pass."""
 COUNTED = "lesions_"
@@ -148,7 +150,10 @@ def evaluate(
     ours, theirs = _find_predictions(predictions, parts), find_label_maps(truth)
     names = sorted(ours.keys() & theirs.keys())
     if not names:
-        raise ValueError(f"{predictions} and {truth} have no case in common. Cases are matched by name")
+        raise ValueError(
+            f"{predictions} ({_examples(ours)}) and {truth} ({_examples(theirs)}) have no case in common. "
+            "Give each label map and its reference the same name"
+        )
     for name in sorted(ours.keys() - theirs.keys()):
         log.warning("%s: no reference of this case in %s", ours[name], truth)
     if absent := len(theirs.keys() - ours.keys()):
@@ -265,6 +270,11 @@ def case_name(path: Path) -> str:
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
+
+
+def _examples(cases: Iterable[str]) -> str:
+    names = sorted(cases)
+    return ", ".join(names[:EXAMPLES]) + " …" * (len(names) > EXAMPLES) or "none"
 
 
 def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:

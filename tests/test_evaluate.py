@@ -118,6 +118,17 @@ def test_kits21s_majority_is_the_reference_of_a_case_folder(tmp_path: Path) -> N
     assert find_label_maps(tmp_path)["00001"].name == "segmentation.nii.gz"
 
 
+def test_folders_without_a_common_case_are_told_by_their_cases(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(4):
+        _save(tmp_path / "ours" / f"scan_{i}.nii.gz", _labels())
+    _save(tmp_path / "theirs" / "scan_0_seg.nii.gz", _labels())
+    assert _call(tmp_path / "ours", tmp_path / "theirs").exit_code == 2
+    assert "ours (scan_0, scan_1, scan_2 …) and" in caplog.text
+    assert "theirs (scan_0_seg) have no case in common" in caplog.text
+
+
 def test_links_to_case_folders_are_followed(tmp_path: Path) -> None:
     _save(tmp_path / "disk" / "case_00001" / "segmentation.nii.gz", _labels())
     _save(tmp_path / "disk" / "case_00001" / "imaging.nii.gz", _labels())
