@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import geometry
 from benchmarks.flag_limits import Quantity, flagged, main, measure_label_map, quantities, read_report
 from inference.runner.flags import Facts
 from tests.helpers import KIDNEY_HU, canonical_affine, invoke, save_nifti
@@ -79,6 +80,21 @@ def test_a_report_gives_probabilities(tmp_path: Path) -> None:
     assert [rule for rule, names in flagged({name: facts}).items() if names] == [
         "one-kidney", "thick-slices", "any of them"
     ]  # fmt: skip
+
+
+def test_cases_of_a_resumed_run_count_where_they_were_measured(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "report.json")
+    case = json.loads(path.read_text())["cases"][0] | {"status": "skipped"}
+    unknown = {"name": "b", "status": "skipped", "input": None, "kidneys": [], "tumors": []}
+    path.write_text(json.dumps({"cases": [case, unknown]}), encoding="utf-8")
+    assert [name for name, _ in read_report(path)] == ["a"]
+
+
+def test_a_folder_without_label_maps_is_told_in_one_line(tmp_path: Path) -> None:
+    for command in (main, geometry.main):
+        done = CliRunner().invoke(command, [str(tmp_path)])
+        assert done.exit_code == 1
+        assert done.output.startswith(f"Error: {tmp_path}: no ")
 
 
 def test_the_command_prints_both_tables_and_a_row_for_each_structure(tmp_path: Path) -> None:
