@@ -13,6 +13,7 @@ In each the good CT gets its label map (but for "refused"), nothing lies half-wr
 nothing outside it has changed, there is no traceback, and an all-background map comes with a warning.
 """
 
+import argparse
 import ctypes
 import gzip
 import os
@@ -1342,6 +1343,10 @@ def table(results: list[tuple[Kind, Got]]) -> str:
 
 def main() -> None:
     """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.robustness.corpus", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
