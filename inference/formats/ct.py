@@ -92,10 +92,17 @@ def write_label_map(path: str | Path, labels: NDArray[np.uint8], native: NativeG
         native: the CT's `native`.
 
     Raises:
+        ValueError: another suffix, or labels of another shape than the CT's.
         OSError: the output cannot be written (no right, no space).
     """
     path = Path(path)
+    if not path.name.lower().endswith(SUFFIXES):
+        raise ValueError(f"{path}: no format has this suffix. Use one of {', '.join(SUFFIXES)}")
     stored = apply_orientation(labels, native.from_canonical)
+    if stored.shape != native.shape:
+        raise ValueError(
+            f"labels of shape {labels.shape}: not the CT's. Give them as (z, y, x), like `ct.hu`"
+        )
     with staged(path) as partial:
         if is_nifti(path):
             nifti.write(partial, stored, native)
