@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -16,7 +15,9 @@ import click
 import numpy as np
 from matplotlib import pyplot as plt
 
-from evaluation.harness.engine import FLAGS
+from benchmarks.table import Rows, plain_table
+from evaluation.harness.engine import DOCKER, FLAGS
+from inference.runner.product import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,21 +31,11 @@ LIMITS = ("--rm", *FLAGS, "--memory", "4g", "--cpus", "2")
 POWERCAP = Path("/sys/class/powercap")
 """Where Linux tells the energy of each processor package (RAPL); virtual machines mostly lack it."""
 POLL_S = 0.2
-Rows = list[dict[str, Any]]
 
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg(),
-    }
+    return {"cpu": processor(), "cores": os.cpu_count(), "load": os.getloadavg()}
 
 
 # --------------------------------------------------------------------------------------------- tables
@@ -52,11 +43,7 @@ def machine() -> dict[str, Any]:
 
 def publish(table: str, rows: Rows, draw: Callable[[Any, Rows], None], note: str = "") -> None:
     """Print rows as a table; write them as JSON and, drawn by `draw(axes, rows)`, as PNG."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_cell(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    for line in (columns, *cells):
-        click.echo("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    click.echo(plain_table(rows, ".2f"))
     if note:
         click.echo(note)
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -68,12 +55,6 @@ def publish(table: str, rows: Rows, draw: Callable[[Any, Rows], None], note: str
     figure.savefig(RESULTS / f"{table}.png", dpi=120)
     plt.close(figure)
     click.echo(f"{RESULTS / table}.json, .png")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def bars(
@@ -201,7 +182,7 @@ def segment_command(source: Path, *options: str, image: str | None = None) -> tu
     else:
         output.chmod(0o777)
         mounts = ["-v", f"{source.resolve()}:/input:ro", "-v", f"{output.resolve()}:/output"]
-        command = [os.environ.get("DOCKER", "docker"), "run", *LIMITS, "--user", "12345:12345", *mounts]
+        command = [DOCKER, "run", *LIMITS, "--user", "12345:12345", *mounts]
         command += [image, "--report", "/output/report.json"]
     return [*map(str, command), "--quiet", *options], report
 

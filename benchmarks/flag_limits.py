@@ -28,8 +28,8 @@ from inference.method.postprocess import keep_kidneys
 from inference.runner.cases import KITS19_IMAGE
 from inference.runner.findings import Findings, Kidney, Parts, Tumor, measure, take_apart
 from inference.runner.flags import RULES, Facts, find_flags
+from training.cache import IGNORE
 
-IGNORE = 255
 AIR_HU = -1024
 """Taken for a scan's lowest value where it is not known."""
 NO_PARTS = Parts((slice(0, 0),) * 3, np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), np.uint16))
@@ -82,8 +82,8 @@ def measure_label_map(path: Path) -> Facts | None:
 def read_report(path: Path) -> Iterator[tuple[str, Facts]]:
     """What the rules look at, of each case of a report that has a label map, and its name."""
     for case in json.loads(path.read_text(encoding="utf-8"))["cases"]:
-        if case["status"] != "written":
-            continue
+        if case["status"] not in ("written", "skipped") or case["input"] is None:
+            continue  # an earlier run's case without a record has no numbers
         kidneys = tuple(Kidney(**kidney) for kidney in case["kidneys"])
         tumors = tuple(Tumor(**tumor) for tumor in case["tumors"])
         spacing_mm: Vector = tuple(case["input"]["spacing_mm"])
@@ -154,7 +154,11 @@ def _read(sources: Sequence[Path]) -> Iterator[tuple[Path, Facts]]:
         if source.is_file():
             yield from ((source / name, facts) for name, facts in read_report(source))
             continue
-        for name, path in tqdm(find_label_maps(source).items(), source.name, unit="scan", disable=None):
+        try:
+            label_maps = find_label_maps(source)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        for name, path in tqdm(label_maps.items(), source.name, unit="scan", disable=None):
             try:
                 facts = measure_label_map(path)
             except CaseError as error:

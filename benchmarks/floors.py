@@ -40,7 +40,7 @@ def count_flop(*shape_vox: int) -> float:
     return float(counter.get_total_flops())
 
 
-def matmul_flops(precision: str, *, size: int, repeats: int = 3) -> float:
+def matmul_flops(precision: str, *, size: int) -> float:
     """Operations per second of this machine's best case: a large matrix product, by PyTorch or by OpenVINO.
 
     PyTorch's float32 product is MKL's, which leaves half of some processors' vector units unused.
@@ -48,9 +48,7 @@ def matmul_flops(precision: str, *, size: int, repeats: int = 3) -> float:
     import torch
 
     a, b = (torch.rand(size, size).to(getattr(torch, precision)) for _ in range(2))
-    fastest = min(
-        _fastest(lambda: a @ b, repeats + 1), _fastest(_openvino_product(precision, size), repeats + 1)
-    )
+    fastest = min(_fastest(lambda: a @ b, 4), _fastest(_openvino_product(precision, size), 4))
     return 2 * size**3 / fastest
 
 

@@ -70,6 +70,10 @@ def main(labels: Path, every: int, spacing_mm: float) -> None:
     paths = [
         p for p in sorted(labels.glob("case_*/segmentation.nii.gz")) if int(p.parent.name[5:]) % every == 0
     ]
+    if not paths:
+        raise click.ClickException(
+            f"{labels}: no case_*/segmentation.nii.gz of a number divisible by {every}"
+        )
     cascade = perfect_cascade(spacing_mm)
     click.echo(f"{len(paths)} label maps, ROI {cascade.kidney_metadata.roi.shape_vox} at {spacing_mm} mm")
     click.echo(f"{'way':<28}{'kidney mean':>12}{'worst':>8}{'tumor mean':>12}{'worst':>8}{'long scans':>24}")

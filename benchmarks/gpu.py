@@ -20,6 +20,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.table import Rows, plain_table
+from evaluation.metrics import dice
+from inference.runner.product import processor
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "test_data" / "input"
 SAMPLE = SAMPLES / "case_90000" / "imaging.nii.gz"
@@ -30,7 +34,6 @@ GRACE_S = 10.0
 """So long a run that is told to stop may go on."""
 PROMISED_MIB = 8 * 1024
 """What a GPU has that one training step of the paper's 168³ is to fit on."""
-Rows = list[dict[str, Any]]
 
 
 @dataclass
@@ -50,33 +53,13 @@ class Run:
 
     def publish(self, table: str, rows: Rows, note: str = "") -> None:
         """Print rows as a table, and write all tables so far as JSON and text."""
-        text = _table(table, rows, note)
+        text = "\n".join([f"\n== {table} ==", plain_table(rows, ".4g"), *([note] if note else [])])
         click.echo(text)
         sys.stdout.flush()
         self.tables[table] = {"note": note, "rows": rows}
         (self.out / "gpu.json").write_text(json.dumps(self.tables, indent=1, default=str) + "\n")
         with (self.out / "gpu.txt").open("a") as file:
             file.write(text + "\n")
-
-
-def _table(name: str, rows: Rows, note: str) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_cell(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(n) for cell, n in zip(line, widths, strict=True)) for line in (columns, *cells)
-    ]
-    return "\n".join([f"\n== {name} ==", *lines, *([note] if note else [])])
-
-
-def processor() -> str:
-    """What Linux calls it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @click.command()
@@ -201,7 +184,7 @@ def samples(run: Run, reference: Path | None) -> None:
                     rows.append({**row, "failed": case["error"] or "no label map"})
                     continue
                 a, b = labels_of(found), labels_of(truth)
-                row |= {"kidney DSC": dsc(a > 0, b > 0), "tumor DSC": dsc(a == 2, b == 2)}
+                row |= {"kidney DSC": dice(a > 0, b > 0), "tumor DSC": dice(a == 2, b == 2)}
                 row |= {
                     "voxels that differ": int(np.count_nonzero(a != b)),
                     "kidney ∪ tumor": int((b > 0).sum()),
@@ -221,12 +204,6 @@ def labels_of(path: Path) -> NDArray[np.uint8]:
 
     image: Any = nib.load(path)
     return np.asarray(image.dataobj).astype(np.uint8)
-
-
-def dsc(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Dice; two empty masks agree."""
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
 
 
 def compute_s(case: dict[str, Any]) -> float:

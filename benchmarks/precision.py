@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.names import short_names
+from evaluation.metrics import dice
 from inference.formats.ct import read_ct
 from inference.formats.staging import staged
 from inference.geometry import KIDNEY, TUMOR
@@ -26,11 +27,10 @@ from inference.networks.backends import has_bf16
 from inference.networks.cascade import COARSE
 from inference.networks.weights import CHECKSUMS, Stage, load_weights, save_weights
 from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION
+from training.cache import IGNORE
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_MEAN_CHANGE, MAX_CHANGE = 0.002, 0.01
-IGNORE = 255
-"""Voxels of a reference that count for nothing."""
 PRECISIONS = ("float32", "bfloat16")
 STRUCTURES = ("kidney", "tumor")
 PROOF = "bfloat16"
@@ -74,7 +74,7 @@ def score(labels: NDArray[np.uint8], truth: NDArray[np.uint8], voxel_ml: float) 
     for name, least in (("kidney", KIDNEY), ("tumor", TUMOR)):
         a, b = labels >= least, truth >= least
         if b.any():
-            dsc[name] = 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+            dsc[name] = dice(a, b)
     return Score(dsc, float(((labels > 0) & (truth == 0)).sum()) * voxel_ml)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from inference import load_cascade
 from inference.formats.ct import read_ct
@@ -31,12 +30,9 @@ from inference.method.roi import normalise, place_roi
 from inference.networks.cascade import Cascade
 from inference.networks.weights import WeightsMetadata
 from inference.runner.cases import KITS19_SEGMENTATION, find_cases
+from training.cache import IGNORE
 
-IGNORE = 255
-SURE = 0.9
-PRINTED_WHOLE = ("ml", "end_mm", "height_mm", "hu", "hu_sd", "other_mm", "other_ml", "kept")
-TISSUE_HU = -160.0
-"""Above this is no air."""
+PRINTED_WHOLE = ("ml", "hu", "kept")
 MEANS, COARSE_MEANS = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98), (0.01, 0.05, 0.1, 0.2, 0.3)
 """Thresholds that are tried."""
 
@@ -48,17 +44,10 @@ class Structure:
     Attributes:
         scan, view: where: in the ROI that the method places, or in a tile along z.
         ml: its volume.
-        mean, p10, sure: of its probabilities the mean, the 10th percentile, and the share above 0.9.
+        mean: of its probabilities.
         coarse: mean of the coarse network's probabilities; None where the weights have no such network.
-        posterior: of its centre, between the front (0) and the back (1) of the body in the same slices.
-        lateral: of its centre, from the patient's right side (−1) over the middle (0) to the left one (1).
-        end_mm: between it and the nearer end of the scan along z (0: it reaches it).
-        height_mm: of it, along z.
-        edge: share of its voxels in the ROI's outermost two layers: the ROI cuts it.
         air, bone: share of air among its neighbouring voxels; of its own as dense as bone.
-        hu, hu_sd: mean and standard deviation, within the weights' window.
-        other_mm: from its centre, mirrored at the body's middle, to the nearest other structure's centre.
-        other_ml: the volume of that one.
+        hu: its mean in Hounsfield units.
         true: share of its voxels that the reference calls kidney or tumor; ignored voxels do not count.
         ignored: share of its voxels to be ignored.
         kept: whether the method keeps it, by all of its rules.
@@ -68,20 +57,10 @@ class Structure:
     view: str
     ml: float
     mean: float
-    p10: float
-    sure: float
     coarse: float | None
-    posterior: float
-    lateral: float
-    end_mm: float
-    height_mm: float
-    edge: float
     air: float
     bone: float
     hu: float
-    hu_sd: float
-    other_mm: float | None
-    other_ml: float | None
     true: float | None
     ignored: float | None
     kept: bool
@@ -94,7 +73,6 @@ class View:
     Attributes:
         scan, name: of the scan and of this part of it.
         roi: where the grid lies in the CT.
-        n_slices: of the CT.
         hu, probability: (z, y, x) on that grid.
         truth: the reference on that grid, if there is one.
         coarse: what the coarse network answered, on the same grid, if there is one.
@@ -103,7 +81,6 @@ class View:
     scan: str
     name: str
     roi: Roi
-    n_slices: int
     hu: NDArray[np.float32]
     probability: NDArray[np.float32]
     truth: NDArray[np.uint8] | None
@@ -112,36 +89,16 @@ class View:
 
 def measure(view: View, metadata: WeightsMetadata) -> list[Structure]:
     """Every structure in one view of a scan, largest first; `metadata` is the kidney network's."""
-    spacing_mm = view.roi.spec.spacing_mm
-    structures = _all_structures(view, metadata.threshold)
     kept = segment_kidneys(view.probability, view.hu, metadata, DEFAULT, view.coarse).ids > 0
-    centres = [np.array(ndimage.center_of_mass(own)) + _corner(box) for own, box in structures]
-    sizes_ml = [np.count_nonzero(own) * spacing_mm**3 / 1000 for own, _ in structures]
-    body = _body(view.hu)
     rows = []
-    for (own, box), centre, ml in zip(structures, centres, sizes_ml, strict=True):
-        values, inside_hu = view.probability[box][own].astype(np.float64), view.hu[box][own]
+    for own, box in _all_structures(view, metadata.threshold):
         air, bone = air_and_bone(own, view.hu[box])
-        front, back, right, left = _body_box(body, centre)
-        mirrored = np.array([centre[0], centre[1], right + left - centre[2]])
-        others = [
-            (float(np.linalg.norm(mirrored - other)) * spacing_mm, other_ml)
-            for other, other_ml in zip(centres, sizes_ml, strict=True) if other is not centre
-        ]  # fmt: skip
-        other_mm, other_ml = min(others, default=(None, None))
-        inside_grid = np.zeros(view.hu.shape, dtype=bool)
-        inside_grid[2:-2, 2:-2, 2:-2] = True
         rows.append(Structure(
-            view.scan, view.name, ml, float(values.mean()),
-            p10=float(np.percentile(values, 10)), sure=float((values > SURE).mean()),
+            view.scan, view.name,
+            ml=np.count_nonzero(own) * view.roi.spec.spacing_mm**3 / 1000,
+            mean=float(view.probability[box][own].astype(np.float64).mean()),
             coarse=None if view.coarse is None else float(view.coarse[box][own].mean()),
-            posterior=(centre[1] - front) / (back - front),
-            lateral=2 * (centre[2] - right) / (left - right) - 1,
-            end_mm=_end_mm(own, box, view),
-            height_mm=np.count_nonzero(own.any(axis=(1, 2))) * spacing_mm,
-            edge=float((~inside_grid[box][own]).mean()),
-            air=air, bone=bone, hu=float(np.nanmean(inside_hu)),
-            hu_sd=float(np.nanstd(inside_hu)), other_mm=other_mm, other_ml=other_ml,
+            air=air, bone=bone, hu=float(np.nanmean(view.hu[box][own])),
             **_overlap(own, box, view.truth),
             kept=bool(kept[box][own].any()),
         ))  # fmt: skip
@@ -160,17 +117,6 @@ def _all_structures(view: View, threshold: float) -> list[tuple[NDArray[np.bool_
     return found
 
 
-def _corner(box: Box) -> NDArray[np.float64]:
-    return np.array([side.start for side in box], dtype=np.float64)
-
-
-def _end_mm(own: NDArray[np.bool_], box: Box, view: View) -> float:
-    slices = box[0].start + np.flatnonzero(own.any(axis=(1, 2)))
-    low, high = (view.roi.to_ct_index((z, 0, 0))[0] for z in (slices[0] - 0.5, slices[-1] + 0.5))
-    slice_mm = view.roi.spec.spacing_mm / view.roi.step_vox[0]
-    return max(0.0, min(low + 0.5, view.n_slices - 0.5 - high) * slice_mm)
-
-
 def _overlap(own: NDArray[np.bool_], box: Box, truth: NDArray[np.uint8] | None) -> dict[str, Any]:
     if truth is None:
         return {"true": None, "ignored": None}
@@ -178,22 +124,6 @@ def _overlap(own: NDArray[np.bool_], box: Box, truth: NDArray[np.uint8] | None) 
     counted = inside[inside != IGNORE]
     is_true = float((counted > 0).mean()) if counted.size else None
     return {"true": is_true, "ignored": float((inside == IGNORE).mean())}
-
-
-def _body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """What is no air, the largest piece of it, with its lungs and bowels."""
-    pieces, _ = ndimage.label(hu > TISSUE_HU)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return np.stack([ndimage.binary_fill_holes(layer) for layer in pieces == sizes.argmax()])
-
-
-def _body_box(body: NDArray[np.bool_], centre: NDArray) -> tuple[float, float, float, float]:
-    """Front, back, right and left edge of the body in the slice of a centre, in voxels."""
-    rows, columns = (np.flatnonzero(body[round(centre[0])].any(axis=axis)) for axis in (1, 0))
-    if rows.size == 0:
-        return 0.0, body.shape[1] - 1.0, 0.0, body.shape[2] - 1.0
-    return rows[0] - 0.5, rows[-1] + 0.5, columns[0] - 0.5, columns[-1] + 0.5
 
 
 def _on_roi(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
@@ -259,7 +189,7 @@ def structures_of(
         probability = cascade.kidney(normalise(hu, roi.spec))
         truth = None if labels is None else _on_roi(labels, roi)
         coarse = look_coarsely(ct.hu, ct.spacing_mm, roi, cascade)
-        shown = View(name, view, roi, ct.hu.shape[0], hu, probability, truth, coarse)
+        shown = View(name, view, roi, hu, probability, truth, coarse)
         rows += measure(shown, metadata)
     return rows
 

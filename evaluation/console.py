@@ -1,4 +1,4 @@
-"""The installed command `nested-vnet`: segment, serve, evaluate, rank."""
+"""The installed command `nested-vnet`: segment, serve, report, evaluate, rank."""
 
 import sys
 
@@ -10,6 +10,7 @@ usage: nested-vnet COMMAND [ARGUMENTS]
 
   segment    write a label map for each CT under --input
   serve      answer Grand Challenge's invoke API over HTTP
+  report     merge the reports of several runs
   evaluate   score label maps against references, or check a submission
   rank       rank folders of label maps as KiTS23 does
 
@@ -32,6 +33,10 @@ def main() -> None:
         from inference.serve import main as serve
 
         serve(arguments, prog_name=name)
+    elif command == "report":
+        from inference.cli import report
+
+        report(arguments, prog_name=name)
     elif command == "evaluate":
         from evaluation.cli import main as evaluate
 

@@ -34,7 +34,14 @@ from evaluation.metrics import (
 from inference.formats import simpleitk as sitk
 from inference.formats.ct import SUFFIXES, CaseError, Ct, NativeGrid, is_nifti, read_ct
 from inference.geometry import RoiSpec, Vector
-from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION, NNUNET_CHANNEL, TOTALSEGMENTATOR_IMAGE
+from inference.runner.cases import (
+    KITS19_IMAGE,
+    KITS19_SEGMENTATION,
+    NNUNET_CHANNEL,
+    TOTALSEGMENTATOR_IMAGE,
+    is_image,
+    stem,
+)
 
 log = logging.getLogger("evaluation")
 KITS21_REFERENCE = "aggregated_MAJ_seg.nii.gz"
@@ -44,6 +51,8 @@ PREFIXES = ("prediction_", "case_")
 SPLIT = "split.json"
 """As `training.train` writes it."""
 OVERALL = "overall"
+EXAMPLES = 3
+"""Most cases that an error names."""
 AFFINE_TOLERANCE = 1e-3
 """Σ|ΔA| that KiTS23's checker lets pass."""
 LABEL_TOLERANCE = 0.01
@@ -153,7 +162,10 @@ def evaluate(
     ours, theirs = _find_predictions(predictions, parts), find_label_maps(truth)
     names = sorted(ours.keys() & theirs.keys())
     if not names:
-        raise ValueError(f"{predictions} and {truth} have no case in common. Cases are matched by name")
+        raise ValueError(
+            f"{predictions} ({_examples(ours)}) and {truth} ({_examples(theirs)}) have no case in common. "
+            "Give each label map and its reference the same name"
+        )
     for name in sorted(ours.keys() - theirs.keys()):
         log.warning("%s: no reference of this case in %s", ours[name], truth)
     if absent := len(theirs.keys() - ours.keys()):
@@ -266,11 +278,15 @@ def _groups(splits: Sequence[Split], scored: Sequence[str]) -> dict[str, list[st
 def case_name(path: Path) -> str:
     """The name under which predictions and references meet."""
     name = path.parent.name if path.name in (*REFERENCES, KITS19_IMAGE) else path.name
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
-    name = name[: len(name) - len(suffix)].removesuffix(NNUNET_CHANNEL)
+    name = stem(name).removesuffix(NNUNET_CHANNEL)
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
+
+
+def _examples(cases: Iterable[str]) -> str:
+    names = sorted(cases)
+    return ", ".join(names[:EXAMPLES]) + " …" * (len(names) > EXAMPLES) or "none"
 
 
 def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
@@ -312,8 +328,8 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
 def list_images(folder: Path) -> list[Path]:
     """All image files under a folder, sorted. Links are followed, hidden names passed over."""
     names = glob.glob("**", root_dir=folder, recursive=True)  # noqa: PTH207  rglob follows no links
-    paths = (folder / name for name in names if name.lower().endswith(SUFFIXES))
-    return sorted(path for path in paths if path.is_file())
+    paths = (folder / name for name in names)
+    return sorted(path for path in paths if is_image(path) and path.is_file())
 
 
 def _find_predictions(folder: Path, splits: Sequence[Split]) -> dict[str, Path]:

@@ -39,7 +39,7 @@ mean over its cases (github.com/neheller/kits21: `kits21/evaluation/README.md`).
 def dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """2|A∩B| / (|A| + |B|); two empty masks agree (1)."""
     total = np.count_nonzero(predicted) + np.count_nonzero(truth)
-    return 2 * np.count_nonzero(predicted & truth) / total if total else 1.0
+    return float(2 * np.count_nonzero(predicted & truth) / total) if total else 1.0
 
 
 def sensitivity(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:

@@ -24,14 +24,13 @@ from statistics import fmean
 import click
 from tqdm import tqdm
 
-from evaluation.evaluate import check_scorable, find_label_maps, score_case
+from evaluation.evaluate import Scores, check_scorable, find_label_maps, score_case
 from evaluation.metrics import REGIONS, Metric
 from evaluation.scoreboard import check_writable, markdown_table, say
 from inference.exit_codes import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from inference.formats.staging import staged
 
 DICE, SURFACE = tuple(REGIONS), tuple(f"{region}_surface" for region in REGIONS)
-Scores = Mapping[str, float]
 METRIC: Metric = "kits23"
 DECIMALS = 8
 """Of a mean over cases, as KiTS23's `evaluation.csv` and `summary.csv` hold it."""

@@ -74,7 +74,7 @@ def _folder(*, exists: bool = False) -> click.Path:
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
               help="auto: bfloat16 where the processor has it and these weights allow it.")  # fmt: skip
 @click.option("--weights", "weights_path", type=_folder(), default=None,
-              help="Folder with {kidney,tumor,coarse}.safetensors; coarse may lack.")  # fmt: skip
+              help="Folder with {kidney,tumor,coarse}.safetensors; coarse may be missing.")  # fmt: skip
 @click.option("--ensemble", type=_folder(), multiple=True, metavar="DIR",
               help="A further folder with weights, once or more: probabilities are averaged.")  # fmt: skip
 @click.option("--paper", is_flag=True,
@@ -216,16 +216,16 @@ def main(
         sys.exit(EXIT_SOME_FAILED)
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def report() -> None:
-    """Reports that --report wrote."""
+    """Work with the reports that --report wrote."""
 
 
 @report.command()
 @click.argument("output", type=_folder())
 @click.argument("reports", type=_folder(exists=True), nargs=-1, required=True)
 def merge(output: Path, reports: tuple[Path, ...]) -> None:
-    """Write one report OUTPUT of several REPORTS, of the shards of a run, say."""
+    """Write one report to OUTPUT from several REPORTS: those of a run's shards, for example."""
     _set_up_logging(quiet=False, verbose=False)
     try:
         cases, run = merge_reports(reports)

@@ -76,11 +76,11 @@ class Server(HTTPServer):
         )
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True})
 @click.option("--port", default=PORT, show_default=True)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def main(port: int, arguments: tuple[str, ...]) -> None:
-    """Serve until stopped; ARGUMENTS go to each job (see `python -m inference --help`)."""
+    """Serve until stopped. POST /invoke runs one job with ARGUMENTS, which are the options of `segment`."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
     Handler.arguments = arguments
     try:

@@ -7,7 +7,7 @@ data), each in another layout and geometry. `input/` holds the CTs, `reference/`
 were drawn from, called as the command calls its outputs.
 """
 
-import sys
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,4 +131,8 @@ def _write_ct(path: Path, voxels: NDArray[np.int16], grid: NativeGrid) -> Native
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    parser = argparse.ArgumentParser(
+        prog="python -m test_data.make", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path(__file__).parent)
+    main(parser.parse_args().folder)

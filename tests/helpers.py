@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
+from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from inference.geometry import Roi, RoiSpec, Shape, Vector
@@ -20,6 +22,8 @@ from inference.networks.weights import Stage, Weights, WeightsMetadata, save_wei
 AIR_HU, FAT_HU, KIDNEY_HU, TUMOR_HU = -1000, -100, 80, 200
 KIDNEY_THRESHOLD, TUMOR_THRESHOLD = 0.4, 0.8
 """Of the normalised intensity, where fat is 0.15, kidney 0.6 and tumor 0.9 in the window −160 … 240 HU."""
+SHARPNESS = 40.0
+"""Of the networks that threshold the CT."""
 ABDOMEN_SPACING_MM = (5.0, 3.0, 2.5)
 SMALL_ROI = RoiSpec(shape_vox=(32, 32, 32), spacing_mm=4.0)
 
@@ -189,8 +193,8 @@ def abdomen(
     return hu
 
 
-def threshold_vnet(threshold: float, *, sharpness: float = 40.0) -> VNet:
-    """A V-Net that answers sigmoid(sharpness · (intensity − threshold)), voxel by voxel.
+def threshold_vnet(threshold: float) -> VNet:
+    """A V-Net that answers sigmoid(`SHARPNESS` · (intensity − threshold)), voxel by voxel.
 
     Its first convolutions and its last decoder pass one channel on through the topmost skip connection;
     all other weights are zero. So a run with real weights files has a result known beforehand.
@@ -208,8 +212,8 @@ def threshold_vnet(threshold: float, *, sharpness: float = 40.0) -> VNet:
         below = third.in_channels - second.out_channels  # concatenation puts the upsampled ones first
         for convolution, source in ((first, 0), (second, 0), (third, below), (fourth, 0)):
             convolution.weight[0, source, 1, 1, 1] = 1.0
-        model.head.weight[0, 0] = sharpness
-        model.head.bias.fill_(-sharpness * threshold)
+        model.head.weight[0, 0] = SHARPNESS
+        model.head.bias.fill_(-SHARPNESS * threshold)
     return model
 
 
@@ -237,9 +241,14 @@ def write_weights(folder: Path, roi: RoiSpec = SMALL_ROI, **changes: object) -> 
     return folder
 
 
-def identity_roi(shape: Shape, spacing_mm: float = 1.0) -> Roi:
-    """An ROI grid that is the CT's own."""
-    return Roi(RoiSpec(shape, spacing_mm), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+def identity_roi(shape: Shape) -> Roi:
+    """An ROI grid that is the CT's own, of 1 mm."""
+    return Roi(RoiSpec(shape, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def invoke(command: click.Command, *words: object, **options: Any) -> Result:
+    """A command in this process."""
+    return CliRunner().invoke(command, [str(word) for word in words], **options)
 
 
 def files_under(folder: Path) -> list[str]:
@@ -247,9 +256,9 @@ def files_under(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-def threshold_network(threshold: float, *, sharpness: float = 40.0) -> Network:
+def threshold_network(threshold: float) -> Network:
     """What `threshold_vnet` answers, without PyTorch."""
-    return lambda roi: (1 / (1 + np.exp(-sharpness * (roi - threshold)))).astype(np.float32)
+    return lambda roi: (1 / (1 + np.exp(-SHARPNESS * (roi - threshold)))).astype(np.float32)
 
 
 def threshold_cascade(roi: RoiSpec = SMALL_ROI) -> Cascade:

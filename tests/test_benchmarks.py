@@ -8,13 +8,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 pytest.importorskip("matplotlib", reason="NO MATPLOTLIB: THE BENCHMARK IS NOT TESTED")
 
 from benchmarks import common, floors, inputs, peers, run, wheels
 from benchmarks.tumor_hu import inner_hu
 from inference.formats.ct import read_ct
+from tests.helpers import invoke
 from training.cache import Scan, to_grey
 
 SIDE, PIXELS, SLICES = 40, 64, 120
@@ -39,7 +39,7 @@ def test_a_ct_is_made_once_in_kits19_orientation(tmp_path: Path) -> None:
 
 def test_case_tells_stages_that_add_up_and_finds_the_kidneys() -> None:
     options = ["--slices", SLICES, "--pixels", PIXELS, "--side", SIDE, "--repeats", 1]
-    done = CliRunner().invoke(run.main, ["case", *map(str, options)], catch_exceptions=False)
+    done = invoke(run.main, "case", *options, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     table = json.loads((common.RESULTS / "case.json").read_text())
     bundled, ct = table["rows"]

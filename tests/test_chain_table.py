@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
+from tests.helpers import invoke
 from training import chain_table as module
 from training.chain import CHAIN, START
 from training.chain_table import BLOCK, DOCUMENTS, chain_table, update
@@ -43,10 +43,10 @@ def test_the_command_rewrites_the_documents(tmp_path: Path, monkeypatch: pytest.
     page = tmp_path / "page.md"
     page.write_text("# Before\n\n<!-- chain -->\n\nold\n\n<!-- /chain -->\n\nAfter\n", encoding="utf-8")
     monkeypatch.setattr(module, "DOCUMENTS", (page,))
-    printed = CliRunner().invoke(main, ["chain"])
+    printed = invoke(main, "chain")
     assert printed.output == chain_table() + "\n"
     assert "old" in page.read_text(encoding="utf-8")
-    assert CliRunner().invoke(main, ["chain", "--write"]).exit_code == 0
+    assert invoke(main, "chain", "--write").exit_code == 0
     before, table, after = re.split(r"<!-- /?chain -->", page.read_text(encoding="utf-8"))
     assert (before, table.strip(), after) == ("# Before\n\n", chain_table(), "\n\nAfter\n")
 

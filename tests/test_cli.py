@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 from inference import cli
@@ -32,6 +32,7 @@ from tests.helpers import (
     abdomen,
     canonical_affine,
     files_under,
+    invoke,
     load_nifti,
     metadata,
     save_abdomens,
@@ -53,16 +54,14 @@ Run = Callable[..., Result]
 def run(weights_folder: Path, _untouched_process: None) -> Run:
     """The command in this process, with the threshold networks unless told otherwise."""
 
-    def invoke(*arguments: object) -> Result:
-        words = [str(argument) for argument in arguments]
-        if "--weights" not in words:
-            words += ["--weights", str(weights_folder)]
-        result = CliRunner().invoke(cli.main, words)
+    def call(*arguments: object) -> Result:
+        weights = () if "--weights" in arguments else ("--weights", weights_folder)
+        result = invoke(cli.main, *arguments, *weights)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        assert result.stdout == "" or "--help" in words
+        assert result.stdout == "" or "--help" in arguments
         return result
 
-    return invoke
+    return call
 
 
 def process(
@@ -610,9 +609,8 @@ def test_weights_that_are_mounted_come_before_those_of_the_code(
     save_abdomens(tmp_path / "in", 1)
     mounted = tmp_path / "model"
     monkeypatch.setattr(cascade, "WEIGHTS_FOLDERS", (mounted, weights_folder))
-    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
     for expected in (weights_folder, mounted):
-        result = CliRunner().invoke(cli.main, arguments)
+        result = invoke(cli.main, "--input", tmp_path / "in", "--output", tmp_path / "out")
         assert result.exit_code == 0
         assert f"weights {expected}" in result.stderr
         write_weights(mounted)

@@ -5,14 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from inference import cli
 from inference.geometry import RoiSpec
 from inference.networks.backends import choose_backend
 from inference.networks.cascade import load_cascade, load_cascade_weights
 from inference.networks.weights import CHECKSUMS, WeightsError, load_weights, save_weights
-from tests.helpers import SMALL_ROI, files_under, metadata, save_abdomens, threshold_vnet, write_weights
+from tests.helpers import (
+    SMALL_ROI,
+    files_under,
+    invoke,
+    metadata,
+    save_abdomens,
+    threshold_vnet,
+    write_weights,
+)
 
 WIDE = RoiSpec((32, 32, 32), 16.0, window_hu=SMALL_ROI.window_hu)
 
@@ -64,7 +71,7 @@ def test_the_command_asks_it_and_reports_it(tmp_path: Path, threshold: float, fo
     save_abdomens(tmp_path / "in", 1)
     folder = add_coarse(write_weights(tmp_path / "w"), threshold=threshold)
     words = ["--weights", folder, "--input", tmp_path / "in", "--output", tmp_path / "out"]
-    result = CliRunner().invoke(cli.main, [*map(str, words), "--report", str(tmp_path / "r.json")])
+    result = invoke(cli.main, *words, "--report", tmp_path / "r.json")
     assert result.exit_code == 0, result.stderr
     assert files_under(tmp_path / "out") == ["ct_0.nii.gz"]
     report = json.loads((tmp_path / "r.json").read_text())

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from click.testing import CliRunner
 
 from benchmarks.crops import crops, main
-from tests.helpers import ABDOMEN_SPACING_MM, abdomen, canonical_affine, save_nifti
+from tests.helpers import ABDOMEN_SPACING_MM, abdomen, canonical_affine, invoke, save_nifti
 
 
 def test_parts_hold_no_label_and_have_their_length() -> None:
@@ -39,11 +38,11 @@ def test_what_is_found_is_printed_and_counted(weights_folder: Path, tmp_path: Pa
     index = {name: {"labels": "no kidney in view"} for name in ("full", "air")}
     index |= {"known": {"labels": "1 kidney"}, "unknown": {"labels": "none"}}
     (tmp_path / "index.json").write_text(json.dumps(index))
-    words = [str(tmp_path), "--weights", str(weights_folder), "--crops", "2"]
-    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    words = (tmp_path, "--weights", weights_folder, "--crops", 2)
+    result = invoke(main, *words, catch_exceptions=False)
     *lines, last = result.stdout.splitlines()
     assert lines
     assert all(line.startswith("full: slices ") for line in lines)
     total = sum(float(line.split(": ")[-1].split(" ml")[0]) for line in lines)
     assert last == f"{4 - len(lines)} of 4 parts empty, {total:.0f} ml in all"
-    assert "0 of 0 parts" in CliRunner().invoke(main, [*words, "--only", "known"]).stdout
+    assert "0 of 0 parts" in invoke(main, *words, "--only", "known").stdout

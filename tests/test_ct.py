@@ -562,6 +562,18 @@ def test_nothing_but_the_final_file_is_left(tmp_path: Path, name: str) -> None:
         assert files_under(out) == [name]
 
 
+def test_labels_of_another_shape_or_without_a_format_are_refused(tmp_path: Path) -> None:
+    hu = np.full((4, 5, 6), -100, np.int16)
+    ct = read_ct(save_nifti(tmp_path / "ct.nii.gz", hu, np.diag([1.0, 2.0, 3.0, 1.0])))
+    labels = np.zeros(ct.hu.shape, np.uint8)
+    for wrong in (labels[1:], labels.transpose(2, 1, 0)):
+        with pytest.raises(ValueError, match=r"shape \(\d, \d, \d\): not the CT's"):
+            write_label_map(tmp_path / "out.nii.gz", wrong, ct.native)
+    with pytest.raises(ValueError, match=r"out\.png: no format has this suffix\. Use one of \.nii"):
+        write_label_map(tmp_path / "out.png", labels, ct.native)
+    assert [path.name for path in tmp_path.iterdir()] == ["ct.nii.gz"]
+
+
 def test_mhd_writes_its_voxels_beside_it(tmp_path: Path) -> None:
     labels = (some_hu() % 3).astype(np.uint8)
     ct = read_ct(save_sitk(tmp_path / "in" / "ct.mhd", some_hu(), SPACING_MM))

@@ -15,7 +15,6 @@ from training.real.depth import REACH, Cut, draw_cuts, give_depth
 
 SPACING_MM = 3.0
 SHAPE = (32, 60, 60)
-MIDDLE = (SHAPE[0] - 1) / 2
 
 
 def disc(centre: tuple[float, float], radius: float) -> NDArray[np.bool_]:
@@ -23,11 +22,11 @@ def disc(centre: tuple[float, float], radius: float) -> NDArray[np.bool_]:
     return np.asarray(np.hypot(y - centre[0], x - centre[1]) <= radius)
 
 
-def slab(*, tumor_radius: float = 5.0) -> Scan:
+def slab() -> Scan:
     """A round kidney (200 HU) with a round tumor (50 HU) in its middle, fat (−100) around, all along z."""
     labels = np.zeros(SHAPE, dtype=np.uint8)
     labels[:, disc((30, 30), 12)] = KIDNEY
-    labels[:, disc((30, 30), tumor_radius)] = TUMOR
+    labels[:, disc((30, 30), 5)] = TUMOR
     hu = np.select([labels == KIDNEY, labels == TUMOR], [200.0, 50.0], -100.0)
     return Scan("one", "case_1", "train", to_grey(hu), labels, SPACING_MM, True, True, is_slice=True)
 

@@ -4,13 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from inference import cli
@@ -23,6 +23,7 @@ from tests.helpers import (
     ABDOMEN_SPACING_MM,
     abdomen,
     files_under,
+    invoke,
     load_nifti,
     reorient,
     rotation,
@@ -438,11 +439,7 @@ def test_an_empty_uid_cannot_be_referred_to(tmp_path: Path, keyword: str) -> Non
 
 @pytest.fixture
 def run(weights_folder: Path, _untouched_process: None) -> Any:
-    def invoke(*arguments: object) -> Result:
-        words = ["--weights", str(weights_folder), "--output-format", "dicom-seg", *map(str, arguments)]
-        return CliRunner().invoke(cli.main, words)
-
-    return invoke
+    return partial(invoke, cli.main, "--weights", weights_folder, "--output-format", "dicom-seg")
 
 
 def test_the_command_writes_what_it_writes_as_nifti(run: Any, tmp_path: Path) -> None:

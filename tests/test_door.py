@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import inference
 from inference import DEFAULT, PAPER, Method, load_cascade, read_ct, segment, write_label_map
 from inference.cli import main
 from inference.geometry import RoiSpec
 from inference.networks.weights import WeightsError
-from tests.helpers import ABDOMEN_SPACING_MM, abdomen, save_abdomens, threshold_cascade, write_weights
+from tests.helpers import ABDOMEN_SPACING_MM, abdomen, invoke, save_abdomens, threshold_cascade, write_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,8 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_a_label_map_by_the_library_is_the_commands(tmp_path: Path) -> None:
     (path,) = save_abdomens(tmp_path / "in", 1)
     weights = write_weights(tmp_path / "weights")
-    command = ["--input", path, "--output", tmp_path / "out", "--weights", weights]
-    assert CliRunner().invoke(main, [str(word) for word in command]).exit_code == 0
+    assert invoke(main, "--input", path, "--output", tmp_path / "out", "--weights", weights).exit_code == 0
 
     ct = read_ct(str(path))
     result = segment(ct.hu, ct.spacing_mm, load_cascade(str(weights)))

@@ -10,13 +10,13 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -26,6 +26,7 @@ from evaluation.evaluate import case_name, find_label_maps, read_label_map, scor
 from evaluation.submission import find_references
 from inference.formats.ct import CaseError
 from inference.geometry import RoiSpec
+from tests.helpers import invoke, save_nifti
 
 ROOT = Path(__file__).resolve().parent.parent
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -42,9 +43,7 @@ def _labels() -> NDArray[np.uint8]:
 
 
 def _save(path: Path, labels: NDArray, affine: NDArray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(labels.astype(np.uint8), affine), path)
-    return path
+    return save_nifti(path, labels.astype(np.uint8), affine)
 
 
 Change = Callable[[NDArray], NDArray]
@@ -58,8 +57,7 @@ def _folders(tmp_path: Path, *changes: Change) -> tuple[Path, Path]:
     return tmp_path / "predicted", tmp_path / "truth"
 
 
-def _call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+_call = partial(invoke, main)
 
 
 def _same(labels: NDArray) -> NDArray:
@@ -130,6 +128,17 @@ def test_kits21s_majority_is_the_reference_of_a_case_folder(tmp_path: Path) -> N
     assert {name: path.name for name, path in found.items()} == {"00001": "aggregated_MAJ_seg.nii.gz"}
     _save(tmp_path / "case_00001" / "segmentation.nii.gz", _labels())
     assert find_label_maps(tmp_path)["00001"].name == "segmentation.nii.gz"
+
+
+def test_folders_without_a_common_case_are_told_by_their_cases(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(4):
+        _save(tmp_path / "ours" / f"scan_{i}.nii.gz", _labels())
+    _save(tmp_path / "theirs" / "scan_0_seg.nii.gz", _labels())
+    assert _call(tmp_path / "ours", tmp_path / "theirs").exit_code == 2
+    assert "ours (scan_0, scan_1, scan_2 …) and" in caplog.text
+    assert "theirs (scan_0_seg) have no case in common" in caplog.text
 
 
 def test_links_to_case_folders_are_followed(tmp_path: Path) -> None:

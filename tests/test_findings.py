@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,8 @@ ORIGIN_MM = (30.0, -20.0, 7.0)
 """Of voxel (0, 0, 0), RAS (x, y, z)."""
 
 
-def grid_of(shape: Shape, spacing_mm: Vector, origin_mm: Vector = ORIGIN_MM) -> NativeGrid:
-    return NativeGrid(shape, canonical_affine(spacing_mm, origin_mm))
+def grid_of(shape: Shape, spacing_mm: Vector) -> NativeGrid:
+    return NativeGrid(shape, canonical_affine(spacing_mm, ORIGIN_MM))
 
 
 def ct_of(hu: NDArray[np.int16], spacing_mm: Vector = SPACING_MM) -> Ct:
@@ -345,5 +344,5 @@ def test_a_row_a_structure() -> None:
     json.dumps([case.kidneys, case.tumors], allow_nan=False)
 
 
-def test_no_case_is_a_header(tmp_path: Path) -> None:
+def test_no_case_is_a_header() -> None:
     assert findings_csv([]).splitlines() == [",".join(COLUMNS)]

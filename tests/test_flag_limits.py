@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
+from benchmarks import geometry
 from benchmarks.flag_limits import Quantity, flagged, main, measure_label_map, quantities, read_report
 from inference.runner.flags import Facts
-from tests.helpers import KIDNEY_HU, canonical_affine, save_nifti
+from tests.helpers import KIDNEY_HU, canonical_affine, invoke, save_nifti
 from tests.test_flags import LEFT, TUMOR
 
 SPACING_MM = (5.0, 2.0, 2.0)
@@ -82,10 +82,25 @@ def test_a_report_gives_probabilities(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_cases_of_a_resumed_run_count_where_they_were_measured(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "report.json")
+    case = json.loads(path.read_text())["cases"][0] | {"status": "skipped"}
+    unknown = {"name": "b", "status": "skipped", "input": None, "kidneys": [], "tumors": []}
+    path.write_text(json.dumps({"cases": [case, unknown]}), encoding="utf-8")
+    assert [name for name, _ in read_report(path)] == ["a"]
+
+
+def test_a_folder_without_label_maps_is_told_in_one_line(tmp_path: Path) -> None:
+    for command in (main, geometry.main):
+        done = CliRunner().invoke(command, [str(tmp_path)])
+        assert done.exit_code == 1
+        assert done.output.startswith(f"Error: {tmp_path}: no ")
+
+
 def test_the_command_prints_both_tables_and_a_row_for_each_structure(tmp_path: Path) -> None:
     save(tmp_path / "labels" / "case_00000", with_ct=False)
     report, rows = write_report(tmp_path / "report.json"), tmp_path / "rows.csv"
-    done = CliRunner().invoke(main, [str(tmp_path / "labels"), str(report), "--csv", str(rows)])
+    done = invoke(main, tmp_path / "labels", report, "--csv", rows)
     assert done.exit_code == 0, done.output
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     table = {row[0]: row[1:] for row in cells if row}
@@ -108,9 +123,9 @@ def test_cases_of_one_name_in_several_folders_are_several(tmp_path: Path) -> Non
     for folder in ("c", "d"):
         (tmp_path / folder).mkdir()
         write_report(tmp_path / folder / "report.json")
-    sources = ["a", "b", "c/report.json", "d/report.json"]
+    sources = [tmp_path / name for name in ("a", "b", "c/report.json", "d/report.json")]
     rows = tmp_path / "rows.csv"
-    done = CliRunner().invoke(main, [*(str(tmp_path / name) for name in sources), "--csv", str(rows)])
+    done = invoke(main, *sources, "--csv", rows)
     assert done.exit_code == 0, done.output
     assert "scans of 4" in done.stdout
     names = dict.fromkeys(row["scan"] for row in csv.DictReader(rows.open()))
@@ -119,5 +134,5 @@ def test_cases_of_one_name_in_several_folders_are_several(tmp_path: Path) -> Non
 
 def test_nothing_to_measure_is_said(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"cases": []}')
-    done = CliRunner().invoke(main, [str(tmp_path / "report.json")])
+    done = invoke(main, tmp_path / "report.json")
     assert (done.exit_code, "no kidney in any of them" in done.output) == (1, True)

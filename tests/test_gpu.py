@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from evaluation.metrics import dice
 from inference.networks.backends import DeviceMemoryError, choose_backend
 from inference.networks.vnet import VNet
 from inference.networks.weights import load_weights
@@ -42,10 +43,6 @@ def _labels(folder: Path, *options: str) -> tuple[NDArray[np.uint8], dict[str, A
     return np.asarray(image.dataobj), json.loads((folder / "report.json").read_text())
 
 
-def _dsc(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
-
-
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.uint8]:
     options = ("--device", "cpu", "--backend", "torch", "--precision", "float32")
@@ -72,9 +69,9 @@ def test_label_maps_are_those_of_the_cpu(
     found, report = _labels(tmp_path, "--device", DEVICE, "--precision", precision)
     assert report["run"]["device"] == DEVICE
     assert report["run"]["bf16"] == (precision == "bfloat16")
-    assert _dsc(found > 0, on_cpu > 0) >= least
+    assert dice(found > 0, on_cpu > 0) >= least
     assert (on_cpu == 2).any()
-    assert _dsc(found == 2, on_cpu == 2) >= (least if precision == "float32" else 0.8)
+    assert dice(found == 2, on_cpu == 2) >= (least if precision == "float32" else 0.8)
 
 
 @needs_cuda
@@ -98,7 +95,7 @@ main()
     assert any("ran out of memory" in warning for warning in case["warnings"]), case
     image: Any = nib.load(folder / SAMPLE.name)
     found = np.asarray(image.dataobj)
-    assert _dsc(found > 0, on_cpu > 0) >= 0.999
+    assert dice(found > 0, on_cpu > 0) >= 0.999
 
 
 @needs_cuda

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from evaluation.harness import __main__ as command
 from evaluation.harness import checks, engine, toys, trial
@@ -25,6 +24,7 @@ from tests.helpers import (
     abdomen,
     canonical_affine,
     files_under,
+    invoke,
     load_nifti,
     save_nifti,
     save_sitk,
@@ -210,8 +210,7 @@ def test_the_command_builds_prints_the_leaderboard_and_writes_it(
 
 
 def test_an_image_that_is_not_there_is_wrong_usage(image: str, data: DataSet) -> None:
-    arguments = ["no-such-image", "--input", data.root, "--truth", data.truth]
-    result = CliRunner().invoke(command.main, list(map(str, arguments)))
+    result = invoke(command.main, "no-such-image", "--input", data.root, "--truth", data.truth)
     assert result.exit_code == 2
     assert "no-such-image: no such image" in result.stderr
 
@@ -481,7 +480,7 @@ def test_a_data_set_that_cannot_be_read_is_wrong_usage(data: DataSet, tmp_path: 
 
 def test_without_an_engine_the_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "is_available", lambda: False)
-    result = CliRunner().invoke(command.main, ["some-image"])
+    result = invoke(command.main, "some-image")
     assert result.exit_code == 2
     assert "no container engine answers" in result.stderr
 

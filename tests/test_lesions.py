@@ -4,16 +4,15 @@ import csv
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from evaluation.bootstrap import mean_interval
 from evaluation.cli import main
 from evaluation.lesions import EXTRAS, MIN_LESION_MM3, MIN_OVERLAP, count_lesions, hd95, score_extras
+from tests.helpers import invoke, save_nifti
 
 SPACING_MM = (2.0, 1.0, 0.5)
 SHAPE = (20, 40, 80)
@@ -133,8 +132,7 @@ def test_an_interval_is_the_same_every_time_and_none_for_one_case() -> None:
 
 
 def save(path: Path, labels: NDArray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(labels.astype(np.uint8), np.diag([*SPACING_MM, 1.0])), path)
+    save_nifti(path, labels.astype(np.uint8), np.diag([*SPACING_MM, 1.0]))
 
 
 def test_the_command_tells_all_of_it(tmp_path: Path) -> None:
@@ -143,7 +141,7 @@ def test_the_command_tells_all_of_it(tmp_path: Path) -> None:
         save(tmp_path / "truth" / f"case_{number}.nii.gz", truth)
         save(tmp_path / "ours" / f"case_{number}.nii.gz", predicted)
     flags = ["--lesions", "--volumes", "--hd95", "--bootstrap", "500", "--out", tmp_path / "r.json"]
-    done = CliRunner().invoke(main, [str(a) for a in (tmp_path / "ours", tmp_path / "truth", *flags)])
+    done = invoke(main, tmp_path / "ours", tmp_path / "truth", *flags)
     assert done.exit_code == 0, done.output
     assert "3 of 6 tumors found (50.0%), 3 missed, 0 false (0.00 a case)" in done.stdout
     report = json.loads((tmp_path / "r.json").read_text())
@@ -176,8 +174,7 @@ def test_the_command_tells_all_of_it(tmp_path: Path) -> None:
 def test_without_them_nothing_changes(tmp_path: Path) -> None:
     save(tmp_path / "truth" / "a.nii.gz", LEFT)
     save(tmp_path / "ours" / "a.nii.gz", LEFT)
-    arguments = [tmp_path / "ours", tmp_path / "truth", "--out", tmp_path / "r.json"]
-    assert CliRunner().invoke(main, list(map(str, arguments))).exit_code == 0
+    assert invoke(main, tmp_path / "ours", tmp_path / "truth", "--out", tmp_path / "r.json").exit_code == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert set(report["tables"]) == {"native", "official"}
     assert report["tables"]["native"][0]["interval"] == {}

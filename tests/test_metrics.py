@@ -17,8 +17,8 @@ from evaluation.metrics import (
 EMPTY = np.zeros((4, 4, 4), dtype=np.uint8)
 
 
-def _box(*slices: slice, shape: tuple[int, int, int] = (20, 20, 20)) -> np.ndarray:
-    mask = np.zeros(shape, dtype=bool)
+def _box(*slices: slice) -> np.ndarray:
+    mask = np.zeros((20, 20, 20), dtype=bool)
     mask[slices] = True
     return mask
 

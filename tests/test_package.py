@@ -94,7 +94,7 @@ def test_the_installed_command_evaluates(installed: Path, tmp_path: Path) -> Non
     assert "1.000" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["segment", "serve", "evaluate", "rank"])
+@pytest.mark.parametrize("command", ["segment", "serve", "report", "evaluate", "rank"])
 def test_each_command_has_help(installed: Path, tmp_path: Path, command: str) -> None:
     done = _run(tmp_path, installed / "nested-vnet", command, "--help")
     assert done.returncode == 0, done.stderr

@@ -160,6 +160,21 @@ def test_three_planes_through_each_structure_with_position_and_window(tmp_path: 
             assert min(picture.size) > 100
 
 
+def test_a_ct_without_a_kidney_is_shown_through_its_middle(tmp_path: Path) -> None:
+    hu = np.full((20, 30, 40), -80, np.int16)
+    labels = np.zeros(hu.shape, np.uint8)
+    ct = Ct(hu, NativeGrid(hu.shape, canonical_affine((3.0, 2.0, 2.0))))
+    page = Page(tmp_path / "page.html")
+    page.add("a", ct, labels, measure(ct, labels, take_apart(labels, ct.spacing_mm)))
+    page.write([CaseReport("a", "a.nii", "a.nii", status="written")], {})
+    text = page.path.read_text(encoding="utf-8")
+    captions = re.findall(r"<figcaption>(.*?),[^,]*</figcaption>", text)
+    assert captions == [
+        f"{plane}, slice {index} of 0 to {2 * index - 1}"
+        for plane, index in (("axial", 10), ("coronal", 15), ("sagittal", 20))
+    ]
+
+
 def test_names_from_files_are_text_and_no_markup(tmp_path: Path) -> None:
     name = '<img src=x onerror=alert(1)>"&'
     _, path = make_run(tmp_path, names=(name,))

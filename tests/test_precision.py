@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from benchmarks import precision
 from benchmarks.precision import MAX_CHANGE, Score, Verdict, judge, score, write_verdict
@@ -15,7 +14,7 @@ from inference.networks.backends import Backend, has_bf16
 from inference.networks.vnet import VNet
 from inference.networks.weights import CHECKSUMS, WeightsMetadata, load_weights, save_weights
 from inference.runner.cases import KITS19_IMAGE, KITS19_SEGMENTATION
-from tests.helpers import save_nifti, write_weights
+from tests.helpers import invoke, save_nifti, write_weights
 
 
 def test_voxels_to_be_ignored_count_for_nothing() -> None:
@@ -163,8 +162,7 @@ def test_cases_of_one_name_in_several_folders_are_several(
     monkeypatch.setattr(precision, "run", run)
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     out = tmp_path / "precision.json"
-    folders = [str(tmp_path / folder) for folder in ("a", "b")]
-    done = CliRunner().invoke(precision.main, [*folders, "--weights", str(tmp_path), "--out", str(out)])
+    done = invoke(precision.main, tmp_path / "a", tmp_path / "b", "--weights", tmp_path, "--out", out)
     assert done.exit_code == 0, done.output
     content = json.loads(out.read_text())
     assert content["verdict"]["n"] == {"kidney": 2}
@@ -176,6 +174,6 @@ def test_cases_of_one_name_in_several_folders_are_several(
 
 def test_a_processor_without_bfloat16_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda device: False)
-    done = CliRunner().invoke(precision.main, [str(tmp_path)])
+    done = invoke(precision.main, tmp_path)
     assert done.exit_code == 1
     assert "nothing would be proved" in done.output

@@ -8,13 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from evaluation.label_grid import resample_labels
 from inference.geometry import RoiSpec
 from inference.method.roi import place_roi
-from tests.helpers import truncate
+from tests.helpers import invoke, truncate
 from training.cache import (
     HU_STEP,
     IGNORE,
@@ -283,8 +282,8 @@ def test_what_a_killed_call_leaves_is_no_entry(
 
 
 def test_the_command_counts_failures(data: Path, cache: Path) -> None:
-    assert CliRunner().invoke(main, ["prepare", str(data), str(cache / "nothing"), "--help"]).exit_code == 0
-    assert CliRunner().invoke(main, ["prepare", str(cache), str(cache)]).exit_code == 2
+    assert invoke(main, "prepare", data, cache / "nothing", "--help").exit_code == 0
+    assert invoke(main, "prepare", cache, cache).exit_code == 2
 
 
 def test_labels_on_an_equal_grid_stay_as_they_are() -> None:

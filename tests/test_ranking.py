@@ -7,14 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from evaluation import ranking
 from evaluation.ranking import DICE, SURFACE, main, rank
+from tests.helpers import invoke, save_nifti
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,8 +96,7 @@ def test_other_cases_are_no_contest() -> None:
 
 
 def save(path: Path, labels: NDArray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(labels.astype(np.uint8), np.eye(4)), path)
+    save_nifti(path, labels.astype(np.uint8), np.eye(4))
 
 
 @pytest.mark.parametrize("name", ["board.json", "board.csv"])
@@ -112,7 +110,7 @@ def test_the_command(tmp_path: Path, name: str) -> None:
         save(tmp_path / "shifted" / case, np.roll(labels, 2, axis=0))
     save(tmp_path / "late" / "case_0.nii.gz", labels)
     folders = [tmp_path / folder for folder in ("truth", "late", "shifted", "perfect")]
-    done = CliRunner().invoke(main, [*map(str, folders), "--out", str(tmp_path / name)])
+    done = invoke(main, *folders, "--out", tmp_path / name)
     assert done.exit_code == 1
     assert "late: no label map of case 1: it scores 0" in done.stderr
     first = done.stdout.splitlines()[2]
@@ -147,14 +145,14 @@ def test_what_would_spoil_the_ranking_is_said_before_any_scoring(
         arguments += ["--out", str(tmp_path)]
     else:
         arguments += ["--out", str(tmp_path / "truth" / "case_0.nii.gz" / "board.csv")]
-    done = CliRunner().invoke(main, arguments)
+    done = invoke(main, *arguments)
     assert (done.exit_code, done.stdout) == (2, ""), done.exception
     assert arguments[-1] in done.stderr
 
 
 def test_a_ranking_without_its_extra_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "surface_distance", None)
-    done = CliRunner().invoke(main, sample(tmp_path))
+    done = invoke(main, *sample(tmp_path))
     assert done.exit_code == 2, done.exception
     assert "pip install '.[evaluate]'" in done.stderr
 
@@ -169,7 +167,7 @@ def test_a_disk_that_is_full_at_the_end_costs_no_table_and_leaves_no_half_a_file
 
     monkeypatch.setattr(ranking, "_write", write_half)
     out = tmp_path / "out" / name
-    done = CliRunner().invoke(main, [*sample(tmp_path), "--out", str(out)])
+    done = invoke(main, *sample(tmp_path), "--out", out)
     assert (done.exit_code, "No space left" in done.stderr) == (2, True)
     assert "| first" in done.stdout
     assert list(out.parent.iterdir()) == []
@@ -193,6 +191,6 @@ def test_a_table_that_nobody_reads_costs_no_file(tmp_path: Path) -> None:
 
 
 def test_wrong_usage_is_2(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, [str(tmp_path), str(tmp_path / "none")])
+    result = invoke(main, tmp_path, tmp_path / "none")
     assert result.exit_code == 2
     assert "no label maps" in result.stderr

@@ -139,8 +139,9 @@ def lesion(**changes: object) -> Lesion:
     return replace(made, **changes)
 
 
-def axes(n: int = 41, spacing_mm: float = 1.0) -> list[Tensor]:
-    return [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * spacing_mm for _ in range(3)]
+def axes() -> list[Tensor]:
+    """41 voxels of 1 mm."""
+    return [torch.arange(-20, 21, dtype=torch.float32)] * 3
 
 
 @pytest.mark.parametrize(("kind", "label"), [("tumor", TUMOR), ("cyst", KIDNEY)])

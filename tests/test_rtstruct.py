@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from click.testing import CliRunner
 from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 
@@ -14,7 +13,15 @@ from inference import cli
 from inference.formats.ct import CaseError, read_ct, write_label_map
 from inference.formats.segments import COLOURS, Segment, Segments, plain_segments
 from tests.dicom_readers import iod_errors, plastimatch_masks
-from tests.helpers import ABDOMEN_SPACING_MM, abdomen, files_under, load_nifti, rotation, save_dicom_series
+from tests.helpers import (
+    ABDOMEN_SPACING_MM,
+    abdomen,
+    files_under,
+    invoke,
+    load_nifti,
+    rotation,
+    save_dicom_series,
+)
 
 pydicom = pytest.importorskip("pydicom", reason="NO PYDICOM: RT STRUCTURE SETS ARE NOT TESTED")
 
@@ -45,9 +52,9 @@ def write_one(tmp_path: Path, labels: NDArray[np.uint8], **series: Any) -> tuple
     return path, tmp_path / "labels.nii.gz"
 
 
-def random_labels(shape: tuple[int, int, int] = (6, 9, 11)) -> NDArray[np.uint8]:
+def random_labels() -> NDArray[np.uint8]:
     """Holes, specks, voxels that touch at corners, and slices without any."""
-    labels = np.random.default_rng(5).integers(0, 3, shape, dtype=np.uint8)
+    labels = np.random.default_rng(5).integers(0, 3, (6, 9, 11), dtype=np.uint8)
     labels[:2] = 0
     return labels
 
@@ -135,8 +142,8 @@ def test_a_series_without_a_position_is_told_so(tmp_path: Path) -> None:
 def test_the_command_writes_what_it_writes_as_nifti(weights_folder: Path, tmp_path: Path) -> None:
     save_dicom_series(tmp_path / "in" / "scan", abdomen(), spacing_mm=ABDOMEN_SPACING_MM)
     for name in ("rtstruct", "label-map"):
-        words = ["--weights", weights_folder, "--output-format", name, "--input", tmp_path / "in"]
-        result = CliRunner().invoke(cli.main, [str(w) for w in (*words, "--output", tmp_path / "out")])
+        words = ("--weights", weights_folder, "--output-format", name, "--input", tmp_path / "in")
+        result = invoke(cli.main, *words, "--output", tmp_path / "out")
         assert result.exit_code == 0, result.stderr
     assert files_under(tmp_path / "out") == ["scan.nii.gz", "scan.rtstruct.dcm"]
     image = load_nifti(tmp_path / "out" / "scan.nii.gz")
@@ -152,7 +159,7 @@ def test_the_command_writes_what_it_writes_as_nifti(weights_folder: Path, tmp_pa
 
 def test_an_input_that_is_no_series_is_2(weights_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_bytes(b"")
-    words = ["--weights", weights_folder, "--output-format", "rtstruct", "--input", tmp_path / "a.nii.gz"]
-    result = CliRunner().invoke(cli.main, [str(w) for w in (*words, "--output", tmp_path / "out")])
+    words = ("--weights", weights_folder, "--output-format", "rtstruct", "--input", tmp_path / "a.nii.gz")
+    result = invoke(cli.main, *words, "--output", tmp_path / "out")
     assert result.exit_code == 2
     assert "a.nii.gz: is no DICOM series, and --output-format rtstruct must refer to one" in result.stderr

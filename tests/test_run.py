@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from evaluation.metrics import dice
 from inference.formats.ct import Ct, NativeGrid
 from inference.geometry import RoiSpec
 from inference.method.method import DEFAULT, PAPER, Method
@@ -49,10 +50,6 @@ from tests.helpers import (
 
 WAIT_S = 20.0
 """How long a thread waits for another before the test is taken as failed."""
-
-
-def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 def ct_of(hu: NDArray[np.int16], spacing_mm: tuple[float, float, float] = ABDOMEN_SPACING_MM) -> Ct:
@@ -590,12 +587,12 @@ def test_next_case_is_read_and_last_one_written_while_one_computes(
     )
     names = iter(["ct_0", "ct_1", "ct_2"])
 
-    def read(path: Path) -> Ct:
+    def read(path: Path, **series: Any) -> Ct:
         name = path.name.removesuffix(".nii.gz")
         reading.started[name].set()
         if name == "ct_2":
             met["ct_2 is read while ct_1 computes"] = computing.wait_for("ct_1")
-        return read_original(path)
+        return read_original(path, **series)
 
     def segment(*arguments: Any, **keywords: Any) -> Any:
         name = next(names)
@@ -628,9 +625,9 @@ def test_no_more_than_one_case_is_read_ahead(tmp_path: Path, monkeypatch: pytest
     second_is_read = threading.Event()
     read_original, segment_original = run_module.read_ct, run_module.segment
 
-    def read(path: Path) -> Ct:
+    def read(path: Path, **series: Any) -> Ct:
         events.append(f"read {path.name}")
-        ct = read_original(path)
+        ct = read_original(path, **series)
         if path.name == "ct_1.nii.gz":
             second_is_read.set()
         return ct

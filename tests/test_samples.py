@@ -1,6 +1,9 @@
 """The sample cases: made again, small, in different layouts and geometries."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -27,6 +30,16 @@ def test_the_command_makes_the_same_samples_again(tmp_path: Path) -> None:
             away = np.abs(shipped.hu.astype(int) - made.hu)
             assert away.max() <= (1 if part == "input" else 0)
             assert np.count_nonzero(away) < 1e-3 * away.size
+
+
+@pytest.mark.parametrize("module", ["test_data.make", "tests.robustness.corpus"])
+def test_asking_for_help_makes_nothing(tmp_path: Path, module: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: python -m {module}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_each_case_has_a_reference_on_its_own_grid() -> None:

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from click.testing import CliRunner
 
 from inference import cli
-from inference.formats.segmentation_nrrd import label_descriptions, write_segmentation_nrrd
+from inference.formats.segmentation_nrrd import write_segmentation_nrrd
 from inference.formats.segments import COLOURS, plain_segments
 from inference.formats.volume import NativeGrid
 from tests.helpers import (
     abdomen,
     canonical_affine,
     files_under,
+    invoke,
     load_nifti,
     orientations,
     reorient,
@@ -32,8 +32,8 @@ def written(weights_folder: Path, _untouched_process: None, tmp_path: Path) -> t
     hu, turned = reorient(abdomen(), affine, ((2, 0, 1), (True, False, True)))
     save_nifti(tmp_path / "in" / "ct.nii.gz", hu, turned)
     for name in ("seg-nrrd", "label-map"):
-        words = ["--weights", weights_folder, "--output-format", name, "--input", tmp_path / "in"]
-        result = CliRunner().invoke(cli.main, [str(w) for w in (*words, "--output", tmp_path / "out")])
+        words = ("--weights", weights_folder, "--output-format", name, "--input", tmp_path / "in")
+        result = invoke(cli.main, *words, "--output", tmp_path / "out")
         assert result.exit_code == 0, result.stderr
     assert files_under(tmp_path / "out") == ["ct.nii.gz", "ct.seg.nrrd"]
     return tmp_path / "out" / "ct.seg.nrrd", tmp_path / "out" / "ct.nii.gz"
@@ -88,10 +88,9 @@ def test_nothing_is_a_segmentation_without_segments(tmp_path: Path) -> None:
 def test_itk_snaps_label_file_is_what_the_colours_are() -> None:
     """ITK-SNAP's columns: index, red, green, blue, opacity, two flags, name."""
     text = (ROOT / "docs" / "kits19.label.txt").read_text(encoding="utf-8")
-    assert text == label_descriptions()
     rows = [line.split(maxsplit=7) for line in text.splitlines() if not line.startswith("#")]
     assert rows == [
         ["0", "0", "0", "0", "0", "0", "0", '"Background"'],
-        ["1", "80", "220", "120", "1", "1", "1", '"Kidney"'],
-        ["2", "255", "70", "70", "1", "1", "1", '"Tumor"'],
+        ["1", *map(str, COLOURS["kidney"]), "1", "1", "1", '"Kidney"'],
+        ["2", *map(str, COLOURS["tumor"]), "1", "1", "1", '"Tumor"'],
     ]

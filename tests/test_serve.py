@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from inference import serve
 from inference.formats.ct import read_ct
@@ -123,6 +124,12 @@ def test_a_job_that_crashes_fails(
     monkeypatch.setattr(serve.cli.main, "main", crash)
     assert serve._run_job(()) == 1
     assert "the job crashed (ZeroDivisionError: surprise). This is a bug" in capsys.readouterr().err
+
+
+def test_help_serves_nothing() -> None:
+    done = CliRunner().invoke(serve.main, ["-h"])
+    assert done.exit_code == 0
+    assert "the options of `segment`" in " ".join(done.output.split())
 
 
 def test_it_stops_when_told_to(server: Server) -> None:

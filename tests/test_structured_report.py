@@ -2,15 +2,15 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from inference import cli
 from tests.dicom_readers import iod_errors
-from tests.helpers import ABDOMEN_SPACING_MM, FAT_HU, abdomen, files_under, save_dicom_series
+from tests.helpers import ABDOMEN_SPACING_MM, FAT_HU, abdomen, files_under, invoke, save_dicom_series
 
 pydicom = pytest.importorskip("pydicom", reason="NO HIGHDICOM: STRUCTURED REPORTS ARE NOT TESTED")
 hd = pytest.importorskip("highdicom", reason="NO HIGHDICOM: STRUCTURED REPORTS ARE NOT TESTED")
@@ -18,11 +18,7 @@ hd = pytest.importorskip("highdicom", reason="NO HIGHDICOM: STRUCTURED REPORTS A
 
 @pytest.fixture
 def run(weights_folder: Path, _untouched_process: None) -> Any:
-    def invoke(*arguments: object) -> Result:
-        words = ["--weights", weights_folder, "--structured-report", *arguments]
-        return CliRunner().invoke(cli.main, list(map(str, words)))
-
-    return invoke
+    return partial(invoke, cli.main, "--weights", weights_folder, "--structured-report")
 
 
 def write_one(run: Any, tmp_path: Path, **changes: Any) -> tuple[Path, dict]:

@@ -35,9 +35,9 @@ def _still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanner, "RANGES", still)
 
 
-def kidney_volumes_ml(labels: Tensor, spacing_mm: float = SPACING_MM) -> list[float]:
+def kidney_volumes_ml(labels: Tensor) -> list[float]:
     numbered, _ = ndimage.label(labels.numpy() > 0)
-    return [float(n) * spacing_mm**3 / 1000 for n in np.bincount(numbered.ravel())[1:]]
+    return [float(n) * VOXEL_ML for n in np.bincount(numbered.ravel())[1:]]
 
 
 def test_the_same_seed_repeats_bit_for_bit(labels: Tensor) -> None:

@@ -17,7 +17,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor, nn
 
@@ -27,7 +26,7 @@ from inference.geometry import RoiSpec
 from inference.networks.cascade import WEIGHTS_FOLDERS
 from inference.networks.vnet import VNet
 from inference.networks.weights import WeightsMetadata, load_weights, save_weights
-from tests.helpers import write_weights
+from tests.helpers import invoke, write_weights
 from training.cache import IGNORE, LabelMap, cached_names, load_label_maps
 from training.chain import CHAIN, PRESETS, TINY_CHAIN
 from training.checkpoints import METADATA, export_weights, load_tensors
@@ -350,13 +349,13 @@ def test_the_mean_of_networks_by_hand(tmp_path: Path) -> None:
         return tmp_path / name
 
     one, three = write("one", 1.0), write("three", 3.0)
-    assert CliRunner().invoke(main, ["average", str(tmp_path / "out"), str(one), str(three)]).exit_code == 0
+    assert invoke(main, "average", tmp_path / "out", one, three).exit_code == 0
     mean = load_weights(tmp_path / "out", "kidney")
     assert {float(v) for t in mean.tensors.values() for v in t.ravel() if t.dtype == np.float32} == {2.0}
     assert mean.metadata.provenance["mean_of"] == "one + three"
     other = tmp_path / "tumor"
     save_weights(other, VNet(base_channels=1), WeightsMetadata("tumor", TINY.roi, 1))
-    refused = CliRunner().invoke(main, ["average", str(tmp_path / "no"), str(one), str(other)])
+    refused = invoke(main, "average", tmp_path / "no", one, other)
     assert refused.exit_code == 2
     assert not (tmp_path / "no").exists()
 
@@ -423,7 +422,7 @@ def test_what_is_no_checkpoint_is_one_line(
         torch.save(content, junk)
     with pytest.raises(ValueError, match=f"{junk}: not a checkpoint of this project"):
         load_tensors(junk)
-    result = CliRunner().invoke(main, ["export", str(junk), str(tmp_path / "x.safetensors")])
+    result = invoke(main, "export", junk, tmp_path / "x.safetensors")
     assert result.exit_code == 2
     (line,) = caplog.messages
     assert line.startswith(f"{junk}: not a checkpoint of this project's training. ")
@@ -473,7 +472,7 @@ def test_from_a_fake_kits19_folder_to_the_papers_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def call(*arguments: object) -> None:
-        result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        result = invoke(main, *arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
 
     labelled = SourceShares(labelled=1.0)
@@ -494,10 +493,10 @@ def test_from_a_fake_kits19_folder_to_the_papers_table(
     for run, stage in (("k", "kidney"), ("t", "tumor")):
         shutil.copy(tmp_path / run / f"{stage}.safetensors", weights)
     arguments = ["--input", data, "--output", out, "--weights", weights, "--device", "cpu"]
-    done = CliRunner().invoke(segment, [str(a) for a in arguments])
+    done = invoke(segment, *arguments)
     assert done.exit_code == 0, done.output
     arguments = [out, data, "--roi", "--split", tmp_path / "k" / "split.json", "--out", report]
-    done = CliRunner().invoke(evaluate, [str(a) for a in arguments])
+    done = invoke(evaluate, *arguments)
     assert done.exit_code == 0, done.output
     tables = json.loads(report.read_text())["tables"]
     assert [(row["group"], row["cases"]) for row in tables["native"]] == [
@@ -510,7 +509,7 @@ def test_ten_folds_from_training_to_one_table(tmp_path: Path, monkeypatch: pytes
     """The README's loop, short of a tumor network a fold: trained without a case, which is then segmented."""
 
     def call(command: click.Command, *arguments: object) -> str:
-        result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+        result = invoke(command, *arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.stdout
 
@@ -543,7 +542,7 @@ def test_ten_folds_from_training_to_one_table(tmp_path: Path, monkeypatch: pytes
 
 def test_held_out_label_maps_alone_get_cts_where_a_fold_is_named(tmp_path: Path) -> None:
     def call(*arguments: object) -> None:
-        result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        result = invoke(main, *arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
 
     data, cache, out = tmp_path / "kits19", tmp_path / "cache", tmp_path / "held-out"
@@ -604,7 +603,7 @@ def test_the_tiny_chain_learns(tmp_path: Path) -> None:
 
 def test_a_round_in_parts_gives_the_mean_of_networks_that_held_out_one_part_each(tmp_path: Path) -> None:
     data = tmp_path / "kits19"
-    done = CliRunner().invoke(main, ["synthesize", str(data), "--cases", "4", "--spacing-mm", "8"])
+    done = invoke(main, "synthesize", data, "--cases", 4, "--spacing-mm", 8)
     assert done.exit_code == 0
     cache, out = tmp_path / "cache", tmp_path / "out"
     assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
@@ -666,7 +665,7 @@ def test_a_round_from_nothing_takes_no_weights_and_writes_its_networks_file(
 
 def test_cases_that_are_tested_on_are_neither_synthesised_nor_shown_in_slices(tmp_path: Path) -> None:
     data, cache = tmp_path / "kits19", tmp_path / "cache"
-    CliRunner().invoke(main, ["synthesize", str(data), "--cases", "4", "--spacing-mm", "8"])
+    invoke(main, "synthesize", data, "--cases", 4, "--spacing-mm", 8)
     assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
     patients = Patients(TINY, cache, fold=(1, 2))
     held_out = {scan.case for scan in patients.validation_scans}
@@ -706,8 +705,5 @@ def test_the_shipped_networks_are_those_of_the_chain() -> None:
 
 
 def test_wrong_usage_is_said() -> None:
-    runner = CliRunner()
-    assert (
-        runner.invoke(main, ["train", "paper-kidney", "--out", "nowhere", "--fold", "10/10"]).exit_code == 2
-    )
-    assert runner.invoke(main, ["train", "nonsense", "--out", "nowhere"]).exit_code == 2
+    assert invoke(main, "train", "paper-kidney", "--out", "nowhere", "--fold", "10/10").exit_code == 2
+    assert invoke(main, "train", "nonsense", "--out", "nowhere").exit_code == 2

@@ -44,9 +44,9 @@ def sum_line(path: Path) -> str:
     return f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"
 
 
-def with_metadata(path: Path, text: str | None, *, format_name: str = FORMAT, base_channels: int = 2) -> Path:
+def with_metadata(path: Path, text: str | None, *, format_name: str = FORMAT) -> Path:
     header = {"format": format_name} | ({} if text is None else {"metadata": text})
-    save_file(VNet(base_channels=base_channels).state_dict(), path, metadata=header)
+    save_file(VNet(base_channels=2).state_dict(), path, metadata=header)
     return path
 
 

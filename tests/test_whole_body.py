@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from evaluation.metrics import dice
 from inference import cli
 from inference.formats.ct import read_ct
-from tests.helpers import canonical_affine, save_nifti
+from tests.helpers import canonical_affine, invoke, save_nifti
 from training.config import AS_THEY_ARE
 from training.synthesis.draw import synthesise_ct
 from training.synthetic import (
@@ -65,7 +64,7 @@ def test_whole_body_ct_is_segmented_in_the_right_place(tmp_path: Path, shift_mm:
     )
 
     arguments = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", ROOT / "weights"]
-    result = CliRunner().invoke(cli.main, [*map(str, arguments), "--device", "cpu"])
+    result = invoke(cli.main, *arguments, "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     found = read_ct(tmp_path / "out" / "ct.nii.gz").hu > 0
     assert dice(found, true) >= LEAST_DSC

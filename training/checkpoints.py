@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from inference.formats.staging import staged
 from inference.networks.vnet import VNet
 from inference.networks.weights import (
     Weights,
@@ -92,10 +93,8 @@ def average_weights(paths: Sequence[Path], out: Path, *, version: str | None = N
 def _write(out: Path, tensors: Mapping[str, Tensor], metadata: WeightsMetadata) -> None:
     net = VNet(base_channels=metadata.base_channels)
     net.load_state_dict(tensors)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    save_weights(partial, net, metadata)
-    partial.replace(out)
+    with staged(out) as partial:
+        save_weights(partial, net, metadata)
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], WeightsMetadata]:

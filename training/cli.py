@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,16 @@ def _parse_fold(
     raise click.BadParameter(f"{value!r} is not K/N with K from 0 to N - 1")
 
 
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """What was wrong with the arguments ends the command in one line."""
+    try:
+        yield
+    except ValueError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USAGE)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """Train the kidney and the tumor network."""
@@ -52,11 +64,8 @@ def prepare_command(data: Path, cache: Path, processes: int, spacing_mm: float) 
     """
     from training.prepare import prepare
 
-    try:
+    with _usage_errors():
         failed = prepare(data, cache, spacing_mm=spacing_mm, processes=processes)
-    except ValueError as error:
-        log.error("%s", error)
-        sys.exit(EXIT_USAGE)
     for reason in failed.values():
         log.error("%s", reason)
     log.info("%s prepared in %s, %d cases failed", data, cache, len(failed))
@@ -118,11 +127,8 @@ def train_command(
     if max_steps:
         epochs = max(1, round(max_steps / config.steps_per_epoch))
         config = replace(config, max_epochs=epochs)
-    try:
+    with _usage_errors():
         train(config, RunOptions(cache=cache, **options), name=preset)
-    except ValueError as error:
-        log.error("%s", error)
-        sys.exit(EXIT_USAGE)
 
 
 @main.command("export")
@@ -133,11 +139,8 @@ def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
     """Write the network of a CHECKPOINT to OUT.safetensors, for `python -m inference`."""
     from training.checkpoints import export_weights
 
-    try:
+    with _usage_errors():
         metadata = export_weights(checkpoint, out, version=version)
-    except ValueError as error:
-        log.error("%s", error)
-        sys.exit(EXIT_USAGE)
     log.info("%s: %s network, %s", out, metadata.stage, metadata.roi)
 
 
@@ -147,14 +150,10 @@ def export_command(checkpoint: Path, out: Path, version: str | None) -> None:
 @click.option("--version", default=None, help="Of the weights, for the model card.")
 def average_command(out: Path, weights: tuple[Path, ...], version: str | None) -> None:
     """Write the mean of exported WEIGHTS, of rounds that went on from one another, to OUT.safetensors."""
-    from inference.networks.weights import WeightsError
     from training.checkpoints import average_weights
 
-    try:
+    with _usage_errors():
         metadata = average_weights(weights, out, version=version)
-    except (ValueError, WeightsError) as error:
-        log.error("%s", error)
-        sys.exit(EXIT_USAGE)
     log.info("%s: %s network, mean of %d", out, metadata.stage, len(weights))
 
 
@@ -183,14 +182,11 @@ def synthesize_command(
     from training.data import split_cases
     from training.synthetic_cases import synthesise_cases
 
-    try:
+    with _usage_errors():
         names = cached_names(labels) if labels else []
         if fold is not None:
             names = split_cases(names, fold=fold[0], folds=fold[1], seed=TrainConfig.split_seed)[1]
         maps = list(load_label_maps(labels, names)) if labels else []
-    except ValueError as error:
-        log.error("%s", error)
-        sys.exit(EXIT_USAGE)
     synthesise_cases(out, cases, spacing_mm=spacing_mm, seed=seed, maps=maps, phases=phases)
 
 
@@ -205,16 +201,12 @@ def synthesize_command(
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def montage_command(out: Path, cases: int, labels: Path | None, real: tuple[Path, ...], seed: int) -> None:
     """Write a picture (OUT.png) of synthetic CTs beside real ones."""
-    from inference.formats.ct import CaseError
     from training.cache import cached_names, load_label_maps
     from training.montage import draw_montage
 
-    try:
+    with _usage_errors():
         maps = list(load_label_maps(labels, cached_names(labels))) if labels else []
         draw_montage(out, synthetic=cases, real=real, maps=maps, seed=seed)
-    except (ValueError, CaseError) as error:
-        log.error("%s", error)
-        sys.exit(EXIT_USAGE)
 
 
 @main.command("chain")
@@ -252,11 +244,8 @@ def reproduce_command(data: tuple[Path, ...], out: Path, tiny: bool, **options: 
     from training.chain import CHAIN, TINY_CHAIN
     from training.reproduce import TOLERANCE, reproduce
 
-    try:
+    with _usage_errors():
         results = reproduce(data, out, chain=TINY_CHAIN if tiny else CHAIN, **options)
-    except ValueError as error:
-        log.error("%s", error)
-        sys.exit(EXIT_USAGE)
     for result in results:
         shipped = "nothing to compare with" if result.shipped is None else f"shipped {result.shipped:.3f}"
         log.info("%s: validation DSC %.3f, %s", result.network, result.reached, shipped)

@@ -29,8 +29,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from evaluation.label_grid import resample_labels, widening
-from inference.formats.ct import BAD_FILE_ERRORS, CaseError, Ct, read_ct
-from inference.formats.preflight import check_place
+from inference.formats.ct import CaseError, Ct, read_ct, reading
 from inference.geometry import KIDNEY, TUMOR, Roi, RoiSpec, resample
 from inference.runner.cases import (
     KITS19_IMAGE,
@@ -238,15 +237,9 @@ def _slice_scan(source: Source, spacing_mm: float) -> Scan:
 
 def _read_slice(path: Path) -> tuple[NDArray, tuple[float, float]]:
     """(row, column) of a file of one slice, which `read_ct` refuses as no volume, and the size of a pixel."""
-    try:
-        check_place(path)
+    with reading(path):
         image: Any = nib.load(path)
         stored = np.asanyarray(image.dataobj)  # (slice, row, column), as KiTS stores them
-    except CaseError:
-        raise
-    except BAD_FILE_ERRORS as error:
-        text = " ".join(str(error).split())
-        raise CaseError(f"{path}: cannot be read ({text}). Check or copy the file again") from error
     if stored.ndim != 3 or len(stored) != 1:
         raise CaseError(f"{path}: is {stored.shape}, not one slice (1, row, column). Extract the slice")
     return stored[0], image.header.get_zooms()[1:3]

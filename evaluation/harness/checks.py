@@ -11,10 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from evaluation.harness.engine import Run
+from evaluation.evaluate import AFFINE_TOLERANCE
+from evaluation.harness.engine import Run, last_line
 from evaluation.metrics import dice, score_kits19
-from inference.formats.itk import SUFFIXES, is_nrrd
-from inference.formats.preflight import find_metaimage_body, find_nrrd_body
+from inference.formats.ct import is_nifti
+from inference.formats.itk import SUFFIXES, find_body
 from inference.runner.cases import Case, UsageError
 
 Reason = Literal[
@@ -25,8 +26,6 @@ Reason = Literal[
 LABELS = {0, 1, 2}
 VOXEL_SUFFIXES = (".raw", ".zraw", ".raw.gz")
 """What usually lies beside a .mhd or .nhdr, which is only a header."""
-AFFINE_TOLERANCE = 1e-3
-"""Largest Σ|ΔA| between label map and reference (KiTS23's checker)."""
 FLIP_GAIN = 0.3
 """A label map whose kidney Dice is this much better when mirrored lies the wrong way round."""
 NETWORK_ERRORS = (
@@ -59,9 +58,8 @@ def check_run(run: Run, limit_seconds: float) -> list[Finding]:
         return [Finding("time", f"stopped after {limit_seconds:g} s")]
     if run.out_of_memory:
         return [Finding("memory", f"exit code {run.exit_code}: killed at the memory limit")]
-    said = next((line.strip() for line in reversed(run.log.splitlines()) if line.strip()), "nothing")
     reason: Reason = "network" if any(e in run.log.lower() for e in NETWORK_ERRORS) else "crash"
-    return [Finding(reason, f"exit code {run.exit_code}; it last said: {said}")]
+    return [Finding(reason, f"exit code {run.exit_code}; it last said: {last_line(run.log)}")]
 
 
 def voxel_file(path: Path) -> Path:
@@ -75,7 +73,7 @@ def voxel_file(path: Path) -> Path:
         return path
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"{path}: no regular file")
-    return (find_nrrd_body(path) if is_nrrd(path) else find_metaimage_body(path)).file
+    return find_body(path).file
 
 
 def files_of(path: Path) -> list[Path]:
@@ -181,7 +179,7 @@ def _best_flip(predicted: NDArray, true: NDArray, kidney: float) -> tuple[tuple[
 
 def _read(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
     """Voxels in stored order and the affine that the file gives, by readers that are not the container's."""
-    if path.name.endswith((".nii", ".nii.gz")):
+    if is_nifti(path):
         nifti: Any = nib.load(path)
         return np.asanyarray(nifti.dataobj), np.asarray(nifti.affine)
     image = sitk.ReadImage(str(path))

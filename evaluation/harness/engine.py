@@ -143,7 +143,7 @@ def run_container(
         log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
         text = log.read().decode(errors="replace")
     if exit_code == EXIT_ENGINE_FAILED:
-        raise UsageError(f"{contestant.image}: the engine cannot run it ({_last_line(text)})")
+        raise UsageError(f"{contestant.image}: the engine cannot run it ({last_line(text)})")
     return Run(exit_code, elapsed, out_of_memory, text)
 
 
@@ -163,8 +163,9 @@ def _remove(name: str, process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.2)
 
 
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
+def last_line(text: str) -> str:
+    """The last line of a log that is not empty."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing")
 
 
 def _engine(*arguments: str, show: bool = False) -> subprocess.CompletedProcess[str]:

@@ -58,8 +58,7 @@ def read_ct(path: str | Path, *, series: str | None = None) -> Ct:
         CaseError: the file is damaged, no 3D scalar image, or its geometry is unusable.
     """
     path = Path(path)
-    with _reading(path):
-        check_place(path)
+    with reading(path):
         if path.is_dir():
             return dicom.read(path, series)
         if is_nifti(path):
@@ -73,8 +72,7 @@ def read_native_grid(path: Path) -> NativeGrid:
     Raises:
         CaseError: as `read_ct`, and for a DICOM folder, which has no header of its own.
     """
-    with _reading(path):
-        check_place(path)
+    with reading(path):
         if is_nifti(path):
             return nifti.read_grid(path)
         return itk.read_grid(path)
@@ -94,10 +92,17 @@ def write_label_map(path: str | Path, labels: NDArray[np.uint8], native: NativeG
         native: the CT's `native`.
 
     Raises:
+        ValueError: another suffix, or labels of another shape than the CT's.
         OSError: the output cannot be written (no right, no space).
     """
     path = Path(path)
+    if not path.name.lower().endswith(SUFFIXES):
+        raise ValueError(f"{path}: no format has this suffix. Use one of {', '.join(SUFFIXES)}")
     stored = apply_orientation(labels, native.from_canonical)
+    if stored.shape != native.shape:
+        raise ValueError(
+            f"labels of shape {labels.shape}: not the CT's. Give them as (z, y, x), like `ct.hu`"
+        )
     with staged(path) as partial:
         if is_nifti(path):
             nifti.write(partial, stored, native)
@@ -125,9 +130,10 @@ def write_roi_volume(path: Path, values: NDArray[np.float32], roi: Roi, native: 
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what readers raise for a bad file into one clear line."""
+def reading(path: Path) -> Iterator[None]:
+    """Turn what readers raise for a bad file into one clear line, a `CaseError`."""
     try:
+        check_place(path)
         with np.errstate(all="ignore"):  # what overflows becomes infinite, and is told as such
             yield
     except CaseError:

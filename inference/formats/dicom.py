@@ -90,15 +90,15 @@ class Study:
         return bool(self.series or self.damaged or self.has_other_images or not self.n_no_ct)
 
 
-def is_directory(path: Path) -> bool:
-    """Whether a file is called as a medium's table of contents, in upper case or lower."""
-    return path.name.upper() == DIRECTORY
+def is_slice(path: Path) -> bool:
+    """Whether a file may hold slices, by its ending or its first bytes; a table of contents holds none."""
+    return path.name.upper() != DIRECTORY and (path.suffix.lower() == SUFFIX or is_dicom(path))
 
 
 def study(folder: Path) -> Study:
     """What lies in a folder, by the headers of its files. Hidden ones are passed over: half a copy, say."""
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    paths = sorted(path for path in visible if path.suffix.lower() == SUFFIX or is_dicom(path))
+    paths = sorted(path for path in visible if is_slice(path))
     return _study(folder, tuple((path, _stamp(path)) for path in paths))
 
 
@@ -113,8 +113,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)  # a folder's series are read one after the other: their headers once for all
 def _study(folder: Path, stamped: tuple[tuple[Path, tuple[int, ...]], ...]) -> Study:
-    paths = [path for path, _ in stamped]
-    files = [_look(path) for path in paths if not is_directory(path)]
+    files = [_look(path) for path, _ in stamped]
     by_series: dict[str, list[DicomFile]] = defaultdict(list)
     damaged: dict[str, str] = {}
     for file in files:
@@ -144,7 +143,7 @@ def read(folder: Path, series: str | None = None) -> Ct:
     """
     found = study(folder)
     slices = found.series[_chosen(found, series)]
-    slices, warnings = _without_copies(folder, slices)
+    slices, warnings = _without_copies(slices)
     ordered = _in_order(folder, slices)
     _check_one_volume(folder, ordered)
     warnings = (*found.warnings, *warnings, *_gap_warnings(ordered))
@@ -179,7 +178,7 @@ def _chosen(found: Study, series: str | None) -> str:
     )
 
 
-def _without_copies(folder: Path, slices: Sequence[Slice]) -> tuple[tuple[Slice, ...], tuple[str, ...]]:
+def _without_copies(slices: Sequence[Slice]) -> tuple[tuple[Slice, ...], tuple[str, ...]]:
     """The slices without those that are there twice: one UID, one place, and the same pixels.
 
     A UID alone does not make copies, since some exporters give all slices of a series one.

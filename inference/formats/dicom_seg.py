@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
+from ..version import NAME
 from .dicom_source import (
-    NAME,
     NO_SERIAL_NUMBER,
     SERIES_DESCRIPTION,
     cut_version,

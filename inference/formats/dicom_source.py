@@ -10,7 +10,6 @@ from pydicom.valuerep import DA, TM
 
 from .volume import LPS_TO_RAS, MAX_SHEAR_COSINE, CaseError, NativeGrid
 
-NAME = "nested-vnet-kits19"
 LONG_STRING_CHARS = 64
 """Most that DICOM allows in a version (PS3.5, VR LO)."""
 NO_SERIAL_NUMBER = "none"

@@ -44,7 +44,7 @@ TO_RAS = np.diag(LPS_TO_RAS)
 
 def read(path: Path) -> Ct:
     """A file in one of `SUFFIXES`; `ct.read_ct` tells what it raises."""
-    body = _find_body(path)
+    body = find_body(path)
     warnings = geometry_warnings(path, is_nrrd=is_nrrd(path))
     reader = _open(path)
     _check_scalar(path, reader.GetDimension(), reader.GetNumberOfComponents())
@@ -60,7 +60,7 @@ def read(path: Path) -> Ct:
 
 def read_grid(path: Path) -> NativeGrid:
     """The grid alone, from the header."""
-    body = _find_body(path)
+    body = find_body(path)
     reader = _open(path)
     grid = _grid(path, reader)
     check_claim(path, grid.shape, 1, body.file.stat().st_size * MAX_DEFLATE_RATIO)
@@ -93,7 +93,7 @@ def write(
     try:
         sitk.WriteImage(image, itk_name(path), useCompression=True)
         # ITK does not notice a disk that is full only when the last bytes leave its buffer
-        check_body(path, _find_body(path), stored.shape, 1)
+        check_body(path, find_body(path), stored.shape, 1)
     except (RuntimeError, ValueError, zlib.error, FileNotFoundError) as error:
         raise OSError(f"{path.name}: not written whole, as on a full disk") from error
 
@@ -113,7 +113,12 @@ def _to_image(stored: NDArray[np.uint8], native: NativeGrid) -> sitk.Image:
     return image
 
 
-def _find_body(path: Path) -> Body:
+def find_body(path: Path) -> Body:
+    """Where a file's voxels lie, by its header.
+
+    Raises:
+        ValueError: no header of its format, or voxels in several files or out of its folder.
+    """
     return find_nrrd_body(path) if is_nrrd(path) else find_metaimage_body(path)
 
 

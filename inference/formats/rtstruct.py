@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from ..version import NAME
 from .dicom_source import (
     MAY_BE_EMPTY,
-    NAME,
     NO_SERIAL_NUMBER,
     SERIES_DESCRIPTION,
     cut_version,

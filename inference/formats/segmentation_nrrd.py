@@ -36,15 +36,6 @@ def write_segmentation_nrrd(path: Path, segments: Segments, native: NativeGrid) 
         itk.write(partial, stored, native, _fields(segments))
 
 
-def label_descriptions() -> str:
-    """A label description file for ITK-SNAP: names and colours of the labels 1 and 2."""
-    lines = ["# ITK-SnAP Label Description File", "# IDX -R- -G- -B- -A- VIS MSH LABEL"]
-    lines.append('0 0 0 0 0 0 0 "Background"')
-    for number, (kind, (red, green, blue)) in enumerate(COLOURS.items(), start=1):
-        lines.append(f'{number} {red} {green} {blue} 1 1 1 "{kind.capitalize()}"')
-    return "\n".join(lines) + "\n"
-
-
 def _fields(segments: Segments) -> dict[str, str]:
     fields = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",

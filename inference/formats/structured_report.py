@@ -8,8 +8,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
+from ..version import NAME
 from .dicom_seg import coded
-from .dicom_source import MAY_BE_EMPTY, NAME, SERIES_DESCRIPTION, cut_version, tracking_uid
+from .dicom_source import MAY_BE_EMPTY, SERIES_DESCRIPTION, cut_version, tracking_uid
 from .segments import KIDNEY_CODE, SIDE_CODES, TYPE_CODES, Segment, Segments
 from .staging import staged
 
@@ -33,16 +34,13 @@ MEASUREMENTS = (
 """Key of a segment's measures, concept, unit, derivation (PS3.16, TID 1411 and 1419)."""
 
 
-def write_structured_report(
-    path: Path, segmentation: Path, segments: Segments, series: Path, *, version: str
-) -> None:
+def write_structured_report(path: Path, segmentation: Path, segments: Segments, *, version: str) -> None:
     """Write a Comprehensive 3D SR: volumes, diameters and attenuation of each segment that was measured.
 
     Args:
         path: the file to write; it appears under its name only when whole.
         segmentation: the DICOM segmentation of the same segments.
         segments: at least one has measures.
-        series: the folder of the CT's series.
         version: of the weights; cut to what DICOM can hold.
 
     Raises:

@@ -12,7 +12,6 @@ from typing import Literal, get_args
 
 from ..formats import dicom
 from ..formats.ct import SUFFIXES
-from ..formats.preflight import is_dicom
 
 Naming = Literal["auto", "kits19", "same", "nnunet", "grand-challenge"]
 NAMINGS: tuple[str, ...] = get_args(Naming)
@@ -25,7 +24,6 @@ NNUNET_IMAGES, NNUNET_LABELS = ("imagesTr", "imagesTs", "imagesVal"), ("labelsTr
 GRAND_CHALLENGE_INPUTS = "inputs.json"
 GRAND_CHALLENGE_IMAGES = "images"
 GRAND_CHALLENGE_SLUG = "kidney-tumor-segmentation"
-DICOM_SUFFIX = ".dcm"
 NIFTI_SUFFIX = ".nii.gz"
 LOOKS_LIKE_A_CT = re.compile(
     r"\.(hdr|img|img\.gz|mgh|mgz|mnc|gipl|gipl\.gz|zip|tar|tgz|7z|rar)$"
@@ -280,7 +278,7 @@ def _sources_of(
     here: Path, files: list[Path], images: list[Path], visible: list[Path], passed_over: _PassedOver
 ) -> Iterator[_Source]:
     """The cases of one folder."""
-    series = [path for path in files if not is_image(path) and _is_slice(path)]
+    series = [path for path in files if not is_image(path) and dicom.is_slice(path)]
     if images:
         are_channels = _are_channels(images)
         yield from (_Source(path, is_channel=are_channels and _ends_as_channel(path)) for path in images)
@@ -296,7 +294,7 @@ def _sources_of(
         else:
             uid = next(iter([*found.cases, *found.series]), "")
             yield _Source(here, uid=uid, places=found.places(uid))
-    elif here.name.lower().endswith(SUFFIXES) and not visible:
+    elif is_image(here) and not visible:
         yield _Source(here)
     for path in files:
         if not is_image(path) and not os.path.exists(path):
@@ -308,10 +306,6 @@ def _sources_of(
 def is_image(path: Path) -> bool:
     """Whether a file is called as a CT that is read."""
     return path.name.lower().endswith(SUFFIXES)
-
-
-def _is_slice(path: Path) -> bool:
-    return not dicom.is_directory(path) and (path.suffix.lower() == DICOM_SUFFIX or is_dicom(path))
 
 
 def _are_channels(images: Sequence[Path]) -> bool:

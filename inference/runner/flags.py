@@ -136,7 +136,7 @@ def _low_confidence(facts: Facts, numbers: Numbers) -> Iterator[str]:
         for part in parts:
             probability = part.mean_probability
             if probability is not None and probability < limits[kind]:
-                yield f"low confidence in {part.name}: mean probability {probability:.2f}"
+                yield f"low confidence in {part.name}: mean probability {probability:.3f}"
 
 
 def _no_hounsfield(facts: Facts, numbers: Numbers) -> Iterator[str]:

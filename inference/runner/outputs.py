@@ -165,7 +165,7 @@ def _write_series_object(
     with staged(path) as partial:  # both files, or none
         write(partial, segments, native, source, version=version)
         if write_report is not None:
-            write_report(partial.with_suffix(REPORT_SUFFIX), partial, segments, source, version=version)
+            write_report(partial.with_suffix(REPORT_SUFFIX), partial, segments, version=version)
 
 
 def _write_nrrd(

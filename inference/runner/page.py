@@ -8,7 +8,7 @@ Content-Security-Policy says so), sorts its table with a few lines of script and
 import base64
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -32,6 +32,8 @@ from .slices import WINDOW_HU, Slice, cut, fullest, grey
 PIXEL_MM = 0.9
 LEAST_FIELD_MM, MOST_FIELD_MM, MARGIN_MM = 120.0, 220.0, 40.0
 """Margin around a structure in its picture."""
+WHOLE_FIELD_MM = 400.0
+"""Longest side of a picture of a CT in which nothing was found."""
 QUALITY = 45
 """WebP quality: a low one is enough, since outlines are drawn above the picture."""
 MOST_TUMORS = 4
@@ -60,7 +62,7 @@ class Page:
             self._pictures = {name: pictures for name, pictures in PICTURES.findall(earlier)}
 
     def add(self, name: str, ct: Ct, labels: NDArray[np.uint8], findings: Findings) -> None:
-        """Take the pictures of a case: three planes through each kidney and tumor.
+        """Take the pictures of a case: three planes through each kidney and tumor, or else the middle.
 
         Args:
             name: the case's.
@@ -248,6 +250,14 @@ def _pictures(ct: Ct, labels: NDArray[np.uint8], findings: Findings) -> Iterator
     for number, kidney in enumerate(findings.kidneys, 1):
         title = f"{kidney.name}: {kidney.ml} ml" + " without its tumors" * (kidney.tumor_ml > 0)
         yield _group(title, ct, labels, parts.kidneys == number, findings, ())
+    if not findings.kidneys:
+        z, y, x = (n // 2 for n in labels.shape)
+        pieces = [cut(ct, labels, axis, (z, y, x), WHOLE_FIELD_MM) for axis in range(3)]
+        yield _titled("no kidney found: the middle of the CT", map(_figure, pieces))
+
+
+def _titled(title: str, figures: Iterable[str]) -> str:
+    return f'<h3>{escape(title)}</h3><div class="row">{"".join(figures)}</div>'
 
 
 def _group(
@@ -273,7 +283,7 @@ def _group(
         centre = list(middle)
         centre[axis] = index
         figures.append(_figure(cut(ct, labels, axis, _shape(centre), field_mm)))
-    return f'<h3>{escape(title)}</h3><div class="row">{"".join(figures)}</div>'
+    return _titled(title, figures)
 
 
 def _shape(values: Sequence[int]) -> Shape:

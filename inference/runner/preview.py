@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from ..formats import segments
 from ..formats.ct import Ct
 from ..formats.staging import staged
 from ..geometry import KIDNEY, TUMOR, Shape
@@ -16,7 +17,7 @@ from .slices import WINDOW_HU, Slice, cut, fullest, grey
 PIXEL_MM = 0.8
 FIELD_MM = 400.0
 """Longest side of a panel: a whole-body scan is shown around its kidneys only."""
-COLOURS = {KIDNEY: (80, 220, 120), TUMOR: (255, 70, 70)}
+COLOURS = {KIDNEY: segments.COLOURS["kidney"], TUMOR: segments.COLOURS["tumor"]}
 TEXT_COLOUR = (235, 235, 235)
 MARGIN_PX = 8
 FONT_PX = 15

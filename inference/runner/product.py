@@ -5,9 +5,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-from ..version import __version__
+from ..version import NAME, __version__
 
-NAME = "nested-vnet-kits19"
 COMMIT_VARIABLE = "SOURCE_COMMIT"
 """Environment variable: the commit that an image was built from."""
 GIT_SECONDS = 5

@@ -203,8 +203,7 @@ def _segment(
 
 def _read(case: Case, report: CaseReport) -> Ct:
     with report.timed("read"):
-        which = {} if case.series is None else {"series": case.series}
-        ct = read_ct(case.source, **which)
+        ct = read_ct(case.source, series=case.series)
         check_hounsfield(case.source, ct.hu)
     report.warnings.extend(ct.warnings)
     return ct

@@ -13,6 +13,7 @@ In each the good CT gets its label map (but for "refused"), nothing lies half-wr
 nothing outside it has changed, there is no traceback, and an all-background map comes with a warning.
 """
 
+import argparse
 import ctypes
 import gzip
 import os
@@ -36,9 +37,10 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 import torch
-from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from evaluation.harness.checks import VOXEL_SUFFIXES
+from evaluation.metrics import dice
 from inference import cli
 from inference.geometry import RoiSpec
 from inference.networks.vnet import VNet
@@ -52,6 +54,7 @@ from tests.helpers import (
     abdomen,
     ball,
     canonical_affine,
+    invoke,
     metadata,
     rotation,
     save_dicom_series,
@@ -185,10 +188,10 @@ def put_bytes(scene: Scene, name: str, content: bytes) -> Path:
     return path
 
 
-def put_series(scene: Scene, name: str = "odd", **changes: Any) -> Path:
+def put_series(scene: Scene, **changes: Any) -> Path:
     """The usual abdomen as a DICOM series."""
-    folder = save_dicom_series(scene.inputs / name, abdomen(), spacing_mm=ABDOMEN_SPACING_MM, **changes)
-    scene.output, scene.truth = f"{name}.nii.gz", abdomen().transpose(2, 1, 0) >= KIDNEY_HU
+    folder = save_dicom_series(scene.inputs / "odd", abdomen(), spacing_mm=ABDOMEN_SPACING_MM, **changes)
+    scene.output, scene.truth = "odd.nii.gz", abdomen().transpose(2, 1, 0) >= KIDNEY_HU
     return folder
 
 
@@ -593,12 +596,11 @@ def _huge_axes(scene: Scene) -> None:
     edit(put_itk(scene, "odd.mha"), b"TransformMatrix = 1 0 0 0", b"TransformMatrix = 1 0 0 1e308")
 
 
-def _forms(scene: Scene, qform: NDArray | None, sform: NDArray | None, hu: NDArray | None = None) -> None:
-    values = abdomen() if hu is None else hu
-    image = nib.Nifti1Image(values, AFFINE)
+def _forms(scene: Scene, qform: NDArray | None, sform: NDArray | None) -> None:
+    image = nib.Nifti1Image(abdomen(), AFFINE)
     image.set_qform(qform, 0 if qform is None else 1)
     image.set_sform(sform, 0 if sform is None else 1)
-    nib.save(image, put(scene, hu=values))
+    nib.save(image, put(scene))
 
 
 kind("headers", "sform only", "map")(lambda s: _forms(s, None, AFFINE))
@@ -1208,7 +1210,7 @@ def _run(one: Kind, scene: Scene, on_error: str) -> Got:
     expected_files = (
         {good} | scene.others | ({odd["output"]} if odd is not None and odd["status"] != "failed" else set())
     )
-    if {name for name in new if not name.endswith((".raw", ".zraw", ".raw.gz"))} != expected_files:
+    if {name for name in new if not name.endswith(VOXEL_SUFFIXES)} != expected_files:
         wrong.append(f"wrote {new}")
     return Got(outcome, said, tuple(wrong))
 
@@ -1220,7 +1222,7 @@ def _argument(scene: Scene, option: str, default: Path) -> str:
 def _command(arguments: list[str], environment: dict[str, Any] | None) -> tuple[int, str, str]:
     """The real command: in this process, or in one of its own for what only that can show."""
     if environment is None:
-        result = CliRunner().invoke(cli.main, arguments)
+        result = invoke(cli.main, *arguments)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout, result.stderr
@@ -1289,12 +1291,7 @@ def _check_map(scene: Scene, odd: dict, output: Path) -> Iterator[str]:
         if labels.shape != voxels.shape[:3] or np.abs(affine - expected).sum() > 1e-3:
             yield "another grid than its CT's"
     if scene.truth is not None and labels.shape == scene.truth.shape:
-        found = labels > 0
-        dsc = (
-            2
-            * np.count_nonzero(found & scene.truth)
-            / (np.count_nonzero(found) + np.count_nonzero(scene.truth))
-        )
+        dsc = dice(labels > 0, scene.truth)
         if dsc < LEAST_DSC:
             yield f"DSC {dsc:.2f}"
     elif scene.truth is not None:
@@ -1349,6 +1346,10 @@ def table(results: list[tuple[Kind, Got]]) -> str:
 
 def main() -> None:
     """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.robustness.corpus", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
