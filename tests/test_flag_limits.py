@@ -92,7 +92,7 @@ def test_cases_of_a_resumed_run_count_where_they_were_measured(tmp_path: Path) -
 
 def test_a_folder_without_label_maps_is_told_in_one_line(tmp_path: Path) -> None:
     for command in (main, geometry.main):
-        done = CliRunner().invoke(command, [str(tmp_path)])
+        done = invoke(command, tmp_path)
         assert done.exit_code == 1
         assert done.output.startswith(f"Error: {tmp_path}: no ")
 
