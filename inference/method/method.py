@@ -12,7 +12,7 @@ class Method:
     Attributes:
         roi_follows_kidneys: where a scan is longer than the ROI, the kidney network first looks for kidneys
             along z. The paper crops around the image centre. In long scans kidney DSC 0.594 → 0.931.
-        min_mean_probability: a structure with a lower mean is dropped: 6 of 9 false ones, 0 of 46 kidneys.
+        min_mean_probability: a structure with a lower mean is dropped: 6 of 8 false ones, 0 of 46 kidneys.
         min_mean_tumor_probability: so is a piece of tumor with a lower one (figures: `benchmarks/NOTES.md`).
         min_coarse_probability: so is one with a lower mean in the coarse network: sarcomas, stomachs.
         max_air_contact: so is one with a larger share of air around: masses in lungs (kidneys: up to 0.02).
