@@ -7,6 +7,7 @@ Cases are matched by name: `prediction_00210.nii.gz`, `case_00210.nii.gz`, `case
 import glob
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -294,7 +295,8 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
 
     Args:
         folder: KiTS's case folders (19, 21 or 23), or files in any of the layouts that inference writes:
-            TotalSegmentator's are all called `ct.nii.gz`, and go by their folders.
+            TotalSegmentator's are all called `ct.nii.gz`, and go by their folders. Cases of one name in
+            several folders, as inference mirrors them, go by folder and name: `ward1/scan`.
         images: KiTS19's `imaging.nii.gz` stands for its case; otherwise it is passed over.
 
     Raises:
@@ -308,7 +310,7 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
     for path in paths:
         if path.name in names and path.parent not in case_folders:
             case_folders[path.parent] = next(n for n in names if (path.parent / n).is_file())
-    found: dict[str, Path] = {}
+    by_name: dict[str, list[tuple[Path, Path]]] = defaultdict(list)  # files, and where their cases lie
     for path in paths:
         is_wanted = case_folders.get(path.parent) == path.name
         if path.name in (KITS19_IMAGE, *REFERENCES) and not is_wanted:
@@ -317,9 +319,14 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
             continue  # what KiTS21 and KiTS23 lay beside it
         is_mirrored = path.name.lower() == TOTALSEGMENTATOR_IMAGE and path.parent != folder
         name = case_name(path.parent if is_mirrored else path)
-        if name in found:
-            raise ValueError(f"{found[name]} and {path} are both case {name}. Keep one")
-        found[name] = path
+        by_name[name].append((path, path.parent.parent if is_wanted or is_mirrored else path.parent))
+    found: dict[str, Path] = {}
+    for name, files in by_name.items():
+        for path, place in files:
+            case = (place.relative_to(folder) / name).as_posix() if len(files) > 1 else name
+            if case in found:
+                raise ValueError(f"{found[case]} and {path} are both case {case}. Keep one")
+            found[case] = path
     if not found:
         raise ValueError(f"{folder}: no label maps ({', '.join(SUFFIXES)}). Name the folder that holds them")
     return found

@@ -111,6 +111,21 @@ def test_totalsegmentators_cases_go_by_their_folders(tmp_path: Path) -> None:
     assert _call(tmp_path / "predicted", tmp_path / "truth").exit_code == 0
 
 
+def test_cases_of_one_name_go_by_their_folders(tmp_path: Path) -> None:
+    """Inference mirrors the folders of its input."""
+    for root in ("predicted", "truth"):
+        for ward in ("ward1", "ward2/a"):
+            _save(tmp_path / root / ward / "scan.nii.gz", _labels())
+        _save(tmp_path / root / "ward1" / "other.nii.gz", _labels())
+    _save(tmp_path / "truth" / "ward2" / "case_scan" / "segmentation.nii.gz", _labels())
+    assert {*find_label_maps(tmp_path / "predicted")} == {"ward1/scan", "ward2/a/scan", "other"}
+    assert {*find_label_maps(tmp_path / "truth")} == {"ward1/scan", "ward2/a/scan", "ward2/scan", "other"}
+    assert _call(tmp_path / "predicted", tmp_path / "truth").exit_code == 0
+    _save(tmp_path / "predicted" / "ward1" / "scan.nii", _labels())
+    with pytest.raises(ValueError, match="both case ward1/scan"):
+        find_label_maps(tmp_path / "predicted")
+
+
 def test_only_the_segmentation_of_a_case_folder_counts(tmp_path: Path) -> None:
     _save(tmp_path / "case_00001" / "segmentation.nii.gz", _labels())
     _save(tmp_path / "case_00001" / "instances" / "tumor_instance-1_annotation-1.nii.gz", _labels())
