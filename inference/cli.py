@@ -27,7 +27,7 @@ from .runner.outputs import LABEL_MAP, NAMES, REPORT_SUFFIX, as_format, label_wr
 from .runner.page import Page
 from .runner.report import CaseReport, describe_networks, merge_reports, read_report, write_report
 from .runner.run import Options, run_cases
-from .runner.stop import WRITE_LOCK, stoppable
+from .runner.stop import no_exit, stoppable
 from .version import __version__
 
 BAR_FORMAT = "{percentage:3.0f}%|{bar}| {n:.1f} of {total_fmt} cases [{elapsed}<{remaining}]{postfix}"
@@ -207,7 +207,8 @@ def main(
     records = Records(report_path, findings_path, page)
     reports = _run_with_progress(cases, cascade, fallback, options, records, run)
     failed = sum(report.status in ("failed", "background") for report in reports)
-    is_reported = records.write(reports, run)
+    with no_exit():
+        is_reported = records.write(reports, run)
     if page_path is not None and is_reported:
         log.info("page: %s", page_path)
     if failed:
@@ -287,17 +288,19 @@ class Records:
     page_due: float = 0.0
 
     def write(self, reports: list[CaseReport], run: dict, *, is_last: bool = True) -> bool:
-        """Whether all could be written: if not, that is no reason to stop. A large page may wait."""
+        """Whether all could be written: if not, that is no reason to stop. A large page may wait.
+
+        Call it within `no_exit`.
+        """
         is_written = True
-        with WRITE_LOCK:
-            if self.report is not None:
-                is_written &= _is_written(self.report, lambda path: write_report(path, reports, run))
-            if self.findings is not None:
-                is_written &= _is_written(self.findings, lambda path: write_findings(path, reports))
-            if self.page is not None and (is_last or time.monotonic() >= self.page_due):
-                page = self.page
-                is_written &= _is_written(page.path, lambda path: page.write(reports, run))
-                self.page_due = time.monotonic() + PAGE_SECONDS
+        if self.report is not None:
+            is_written &= _is_written(self.report, lambda path: write_report(path, reports, run))
+        if self.findings is not None:
+            is_written &= _is_written(self.findings, lambda path: write_findings(path, reports))
+        if self.page is not None and (is_last or time.monotonic() >= self.page_due):
+            page = self.page
+            is_written &= _is_written(page.path, lambda path: page.write(reports, run))
+            self.page_due = time.monotonic() + PAGE_SECONDS
         return is_written
 
 

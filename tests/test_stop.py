@@ -9,16 +9,17 @@ import pytest
 
 PROGRAM = """
 import threading, time
-from inference.runner.stop import WRITE_LOCK, stoppable
+from inference.runner.stop import no_exit, stoppable
 
 library = threading.Lock()  # as the import system's, or a logger's
 
 def write():
-    with WRITE_LOCK:
-        print("writing", flush=True)
-        with library:
-            print("written", flush=True)
-            time.sleep({after})
+    for _ in range({times}):
+        with no_exit():
+            print("writing", flush=True)
+            with library:
+                print("written", flush=True)
+                time.sleep({after})
 
 with stoppable():
     library.acquire()
@@ -33,9 +34,9 @@ with stoppable():
 """
 
 
-def started(*, writes: bool, main: float, after: float = 0.0) -> subprocess.Popen[str]:
+def started(*, writes: bool, main: float, after: float = 0.0, times: int = 1) -> subprocess.Popen[str]:
     """The program, which is writing or says that it is."""
-    command = [sys.executable, "-c", PROGRAM.format(writes=writes, main=main, after=after)]
+    command = [sys.executable, "-c", PROGRAM.format(writes=writes, main=main, after=after, times=times)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
@@ -51,6 +52,14 @@ def test_a_lock_that_the_main_thread_holds_is_released(number: signal.Signals) -
     assert process.returncode == 128 + number
     assert stdout == "written\n"
     assert stderr == "stopped by a signal: written files are whole. Continue with --skip-existing\n"
+
+
+def test_no_further_write_begins() -> None:
+    """Not even one that waited for the lock before the exit did."""
+    process = started(writes=True, main=0.5, after=0.5, times=5)
+    process.send_signal(signal.SIGTERM)
+    stdout, _ = process.communicate(timeout=30)
+    assert stdout == "written\n"
 
 
 def test_without_a_write_no_long_call_delays_the_exit() -> None:

@@ -39,7 +39,7 @@ from .page import Page
 from .preview import write_preview
 from .progress import CaseCounter, both
 from .report import CaseReport
-from .stop import WRITE_LOCK
+from .stop import no_exit
 
 log = logging.getLogger("inference")
 
@@ -100,7 +100,7 @@ def run_cases(
         cases: what to segment.
         cascade: the networks.
         options: of the run.
-        done: called with all finished records whenever a case is finished.
+        done: called with all finished records whenever a case is finished; no signal ends the process within.
         fallback: gives networks on the CPU, for a case that the GPU has no memory for.
         progress: called whenever a stage of a case begins, with the case and its stage, and with how many
             cases are done, a fraction for the one that is computed.
@@ -138,7 +138,8 @@ def run_cases(
         finished.append(report)
         _log_outcome(report, number, len(cases))
     if skipped:
-        done([*finished, *outdated.values()])
+        with no_exit():
+            done([*finished, *outdated.values()])
 
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
 
@@ -218,7 +219,7 @@ def _write(
     options: Options,
     finish: Callable[[CaseReport], None],
 ) -> None:
-    with WRITE_LOCK:
+    with no_exit():
         _write_locked(case, report, ct, segmented, cascade, options)
         finish(report)
 

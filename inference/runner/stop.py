@@ -8,10 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-WRITE_LOCK = threading.RLock()
-"""Held while a case or the report is written. The process does not exit before it is released."""
+_next_write, _write = threading.Lock(), threading.Lock()
 
 log = logging.getLogger("inference")
+
+
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Within, a case or the report is written: the process does not exit before that is done.
+
+    After a signal to stop, the next one to come waits here for the end. Not to be nested.
+    """
+    with _next_write:  # a lock alone could go to the next writer again and again, and never to the exit
+        _write.acquire()
+    try:
+        yield
+    finally:
+        _write.release()
 
 
 @contextmanager
@@ -47,6 +60,6 @@ def _watch(read_fd: int) -> None:
 
 
 def _exit_after_writing(number: int) -> None:
-    with WRITE_LOCK:
+    with _next_write, _write:
         log.warning("stopped by a signal: written files are whole. Continue with --skip-existing")
         os._exit(128 + number)
