@@ -291,3 +291,27 @@ def test_too_little_memory_is_told_from_other_errors(
     with pytest.raises(expected) as caught:
         network(np.zeros((8, 8, 8), dtype=np.float32))
     assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "Check 'ptr' failed at cpu_memory.cpp:257: Failed to allocate 269746176 bytes of memory",
+            MemoryError,
+        ),
+        ("std::bad_alloc", MemoryError),
+        ("anything else", RuntimeError),
+    ],
+)
+def test_openvinos_too_little_memory_is_told_from_other_errors(
+    monkeypatch: pytest.MonkeyPatch, said: str, expected: type[Exception]
+) -> None:
+    def fail(tensors: object, shape: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("inference.networks.backends.build_model", fail)
+    network = Backend("openvino", "cpu", 1, "float32").network(as_weights(threshold_vnet(0.5), (8, 8, 8)))
+    with pytest.raises(expected) as caught:
+        network(np.zeros((8, 8, 8), dtype=np.float32))
+    assert type(caught.value) is expected

@@ -31,8 +31,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """As Linux calls them in /proc/cpuinfo."""
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
-"""Only PyTorch's RuntimeError for too little memory has this in its text."""
+CPU_OUT_OF_MEMORY = ("DefaultCPUAllocator", "Failed to allocate", "bad_alloc")
+"""What PyTorch (the first) and OpenVINO say in a RuntimeError for too little memory, and for nothing else."""
 
 
 class DeviceMemoryError(MemoryError):
@@ -193,12 +193,13 @@ def torch_network(weights: Weights, backend: Backend, *, channels_last: bool = T
     torch.backends.cudnn.allow_tf32 = False  # TF32 would round as coarsely as bfloat16
     is_bf16 = backend.is_bf16(weights)
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
-    with _memory_errors(backend.device):
+    with _gpu_memory_errors(backend.device), _cpu_memory_errors():
         model = weights.model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
 
     def run(roi: NDArray[np.float32]) -> NDArray[np.float32]:
         with (
-            _memory_errors(backend.device),
+            _gpu_memory_errors(backend.device),
+            _cpu_memory_errors(),
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, enabled=is_bf16),
         ):
@@ -210,8 +211,8 @@ def torch_network(weights: Weights, backend: Backend, *, channels_last: bool = T
 
 
 @contextmanager
-def _memory_errors(device: str) -> Iterator[None]:
-    """Turn PyTorch's errors for too little memory into `MemoryError`s."""
+def _gpu_memory_errors(device: str) -> Iterator[None]:
+    """Turn PyTorch's error for too little memory into a `DeviceMemoryError`."""
     import torch
 
     try:
@@ -219,8 +220,15 @@ def _memory_errors(device: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise DeviceMemoryError(f"{device} has too little memory for the networks") from error
+
+
+@contextmanager
+def _cpu_memory_errors() -> Iterator[None]:
+    """Turn errors for too little memory, under `ulimit -v` for example, into `MemoryError`s."""
+    try:
+        yield
     except RuntimeError as error:
-        if CPU_OUT_OF_MEMORY in str(error):
+        if any(words in str(error) for words in CPU_OUT_OF_MEMORY):
             raise MemoryError(str(error)) from error
         raise
 
@@ -248,9 +256,10 @@ def openvino_network(weights: Weights, backend: Backend) -> Network:
     compiler.shutdown(wait=False)
 
     def run(roi: NDArray[np.float32]) -> NDArray[np.float32]:
-        compiled = compiling.result()
-        backend.memory.acquire(compiled)
-        logits = compiled(roi[None, None])[0]  # (1, 1, z, y, x)
+        with _cpu_memory_errors():
+            compiled = compiling.result()
+            backend.memory.acquire(compiled)
+            logits = compiled(roi[None, None])[0]  # (1, 1, z, y, x)
         return expit(logits[0, 0])
 
     return run
