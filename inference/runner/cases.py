@@ -69,17 +69,21 @@ class _Source:
 
     Attributes:
         path: the file or the folder.
-        series, number: which DICOM series of the folder, counted from 1, where it has several.
+        number: which DICOM series of the folder it is, counted from 1, where it has several.
         is_channel: "_0000" at the end of its name is nnU-Net's channel and not a number.
         uid, places: of its DICOM series, and where the slices of that lie.
     """
 
     path: Path
-    series: str | None = None
     number: int = 0
     is_channel: bool = False
     uid: str = ""
     places: frozenset[Place] = frozenset()
+
+    @property
+    def series(self) -> str | None:
+        """Which of the folder's series, where it has several."""
+        return self.uid if self.number else None
 
 
 @dataclass
@@ -151,6 +155,10 @@ def find_cases(
     outputs_of = [(source, _output_name(source, base, naming, output_slug)) for source in sources]
     refuse_shared_outputs((source.path, output) for source, output in outputs_of)
     stems = {output: stem(output.as_posix()) for _, output in outputs_of}
+    of_series: dict[str, list[_Source]] = defaultdict(list)
+    for source in sources:
+        if source.uid:
+            of_series[source.uid].append(source)
     uses = Counter(stems.values())  # ct.mha beside ct.nii.gz: each keeps its suffix in its name
     return [
         Case(
@@ -158,20 +166,18 @@ def find_cases(
             source.path,
             output,
             source.series,
-            _split_warnings(source, sources),
+            _split_warnings(source, of_series[source.uid]),
         )
         for source, output in outputs_of
     ]
 
 
-def _split_warnings(source: _Source, sources: Sequence[_Source]) -> tuple[str, ...]:
-    """Whether further slices of a series lie in other folders; copies and phases lie at the same places."""
+def _split_warnings(source: _Source, of_series: Sequence[_Source]) -> tuple[str, ...]:
+    """Whether further slices of its series lie in other folders; copies and phases lie at the same places."""
     others = [
         other.path
-        for other in sources
-        if other.uid == source.uid != ""
-        and other.path != source.path
-        and source.places.isdisjoint(other.places)
+        for other in of_series
+        if other.path != source.path and source.places.isdisjoint(other.places)
     ]
     if not others:
         return ()
@@ -290,7 +296,7 @@ def _sources_of(
             passed_over.no_ct.append(here)
         elif len(found.cases) > 1:
             for number, uid in enumerate(found.cases, start=1):
-                yield _Source(here, uid, number, uid=uid, places=found.places(uid))
+                yield _Source(here, number, uid=uid, places=found.places(uid))
         else:
             uid = next(iter([*found.cases, *found.series]), "")
             yield _Source(here, uid=uid, places=found.places(uid))
