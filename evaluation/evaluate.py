@@ -7,6 +7,7 @@ Cases are matched by name: `prediction_00210.nii.gz`, `case_00210.nii.gz`, `case
 import glob
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from evaluation.metrics import (
     score_regions,
     score_sensitivity,
 )
+from inference.formats import itk
 from inference.formats import simpleitk as sitk
 from inference.formats.ct import SUFFIXES, CaseError, Ct, NativeGrid, is_nifti, read_ct
 from inference.geometry import RoiSpec, Vector
@@ -318,15 +320,15 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
         if not is_wanted and not case_folders.keys().isdisjoint(path.parents):
             continue  # what KiTS21 and KiTS23 lay beside it
         is_mirrored = path.name.lower() == TOTALSEGMENTATOR_IMAGE and path.parent != folder
-        name = case_name(path.parent if is_mirrored else path)
-        by_name[name].append((path, path.parent.parent if is_wanted or is_mirrored else path.parent))
+        case = path.parent if is_wanted or is_mirrored else path
+        by_name[case_name(case)].append((path, case.parent))
     found: dict[str, Path] = {}
     for name, files in by_name.items():
         for path, place in files:
-            case = (place.relative_to(folder) / name).as_posix() if len(files) > 1 else name
-            if case in found:
-                raise ValueError(f"{found[case]} and {path} are both case {case}. Keep one")
-            found[case] = path
+            whole = Path(os.path.relpath(place, folder), name).as_posix() if len(files) > 1 else name
+            if whole in found:
+                raise ValueError(f"{found[whole]} and {path} are both case {whole}. Keep one")
+            found[whole] = path
     if not found:
         raise ValueError(f"{folder}: no label maps ({', '.join(SUFFIXES)}). Name the folder that holds them")
     return found
@@ -436,9 +438,10 @@ def _between_labels(path: Path) -> float | None:
             return None
         values = np.asanyarray(image.dataobj)
     else:
-        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-        if values.dtype.kind != "f":
+        reader = itk.open_header(path)
+        if reader.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
             return None
+        values = sitk.GetArrayFromImage(reader.Execute())
     odd = values[~(np.abs(values - np.rint(values)) <= LABEL_TOLERANCE)]
     return float(odd[0]) if odd.size else None
 

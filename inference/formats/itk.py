@@ -46,7 +46,7 @@ def read(path: Path) -> Ct:
     """A file in one of `SUFFIXES`; `ct.read_ct` tells what it raises."""
     body = find_body(path)
     warnings = geometry_warnings(path, is_nrrd=is_nrrd(path))
-    reader = _open(path)
+    reader = open_header(path)
     _check_scalar(path, reader.GetDimension(), reader.GetNumberOfComponents())
     native = _grid(path, reader)  # before ITK reads the voxels: there it may never end with axes of 1e308
     voxel_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
@@ -61,7 +61,7 @@ def read(path: Path) -> Ct:
 def read_grid(path: Path) -> NativeGrid:
     """The grid alone, from the header."""
     body = find_body(path)
-    reader = _open(path)
+    reader = open_header(path)
     grid = _grid(path, reader)
     check_claim(path, grid.shape, 1, body.file.stat().st_size * MAX_DEFLATE_RATIO)
     return grid
@@ -122,7 +122,7 @@ def find_body(path: Path) -> Body:
     return find_nrrd_body(path) if is_nrrd(path) else find_metaimage_body(path)
 
 
-def _open(path: Path) -> sitk.ImageFileReader:
+def open_header(path: Path) -> sitk.ImageFileReader:
     """A reader that has read the header, with the decoder that the name promises and no other."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if is_nrrd(path) else "MetaImageIO")
