@@ -27,13 +27,11 @@ from .findings_csv import findings_csv
 from .flags import RULES
 from .product import product
 from .report import CaseReport
-from .slices import WINDOW_HU, Slice, cut, fullest, grey
+from .slices import FIELD_MM, WINDOW_HU, Slice, cut, fullest, grey
 
 PIXEL_MM = 0.9
 LEAST_FIELD_MM, MOST_FIELD_MM, MARGIN_MM = 120.0, 220.0, 40.0
 """Margin around a structure in its picture."""
-WHOLE_FIELD_MM = 400.0
-"""Longest side of a picture of a CT in which nothing was found."""
 QUALITY = 45
 """WebP quality: a low one is enough, since outlines are drawn above the picture."""
 MOST_TUMORS = 4
@@ -252,7 +250,7 @@ def _pictures(ct: Ct, labels: NDArray[np.uint8], findings: Findings) -> Iterator
         yield _group(title, ct, labels, parts.kidneys == number, findings, ())
     if not findings.kidneys:
         z, y, x = (n // 2 for n in labels.shape)
-        pieces = [cut(ct, labels, axis, (z, y, x), WHOLE_FIELD_MM) for axis in range(3)]
+        pieces = [cut(ct, labels, axis, (z, y, x), FIELD_MM) for axis in range(3)]
         yield _titled("no kidney found: the middle of the CT", map(_figure, pieces))
 
 

@@ -12,11 +12,9 @@ from ..formats.ct import Ct
 from ..formats.staging import staged
 from ..geometry import KIDNEY, TUMOR, Shape
 from .findings import Findings
-from .slices import WINDOW_HU, Slice, cut, fullest, grey
+from .slices import FIELD_MM, WINDOW_HU, Slice, cut, fullest, grey
 
 PIXEL_MM = 0.8
-FIELD_MM = 400.0
-"""Longest side of a panel: a whole-body scan is shown around its kidneys only."""
 COLOURS = {KIDNEY: segments.COLOURS["kidney"], TUMOR: segments.COLOURS["tumor"]}
 TEXT_COLOUR = (235, 235, 235)
 MARGIN_PX = 8

@@ -11,6 +11,8 @@ from ..geometry import Shape
 from .findings import plane_position_mm, stored_index
 
 WINDOW_HU = (-160.0, 240.0)
+FIELD_MM = 400.0
+"""Longest side of a picture of a whole CT: a whole-body scan is shown around its kidneys only."""
 PLANES = ("axial", "coronal", "sagittal")
 """By the canonical axis that they cut: z, y, x."""
 AXIS_LETTERS = ("z", "y", "x")
