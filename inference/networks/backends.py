@@ -193,13 +193,13 @@ def torch_network(weights: Weights, backend: Backend, *, channels_last: bool = T
     torch.backends.cudnn.allow_tf32 = False  # TF32 would round as coarsely as bfloat16
     is_bf16 = backend.is_bf16(weights)
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
-    with _gpu_memory_errors(backend.device), _cpu_memory_errors():
+    with _cpu_memory_errors(), _gpu_memory_errors(backend.device):
         model = weights.model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
 
     def run(roi: NDArray[np.float32]) -> NDArray[np.float32]:
         with (
-            _gpu_memory_errors(backend.device),
             _cpu_memory_errors(),
+            _gpu_memory_errors(backend.device),
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, enabled=is_bf16),
         ):
