@@ -1,11 +1,13 @@
 """What the kidney network finds in real CTs, structure by structure, before any rule drops one.
 
     python -m benchmarks.structures CTS [--truth LABEL_MAPS] [--weights weights] [--csv FILE] [--only NAME]
+                                    [--altered]
 
 CTS is any input folder of `python -m inference`. Reference label maps (255: to be ignored) are files of the
 CTs' names in LABEL_MAPS, or `segmentation.nii.gz` beside each CT. An `index.json` in CTS may name scans that
 show no kidney (`{"name": {"labels": "no kidney in view"}}`). In a scan longer than the ROI, what is found in
-each tile along z is listed too.
+each tile along z is listed too. With --altered each scan is also shown with more noise, with thicker slices,
+in part … (`benchmarks.altered`), in the ROI alone.
 """
 
 import csv
@@ -19,9 +21,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.altered import altered
 from inference import load_cascade
 from inference.formats.ct import read_ct
-from inference.geometry import KIDNEY, Roi, resample
+from inference.geometry import KIDNEY, Roi, Vector, resample
 from inference.method.cascade import locate_kidneys, look_coarsely, tile_centres
 from inference.method.evidence import air_and_bone, segment_kidneys
 from inference.method.method import DEFAULT
@@ -141,19 +144,21 @@ def _on_roi(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
 @click.option("--weights", type=click.Path(path_type=Path), default=Path("weights"), show_default=True)
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table there too.")
 @click.option("--only", default="", help="Scans whose name holds this.")
-def main(cts: Path, truth: Path | None, weights: Path, csv_path: Path | None, only: str) -> None:
+@click.option("--altered", "is_altered", is_flag=True, help="Each scan in a dozen other ways, too.")
+def main(
+    cts: Path, truth: Path | None, weights: Path, csv_path: Path | None, only: str, is_altered: bool
+) -> None:
     """Print the table."""
     cascade = load_cascade(weights, device="cpu")
     index = json.loads((cts / "index.json").read_text()) if (cts / "index.json").is_file() else {}
     names = [field.name for field in fields(Structure)]
-    click.echo("  ".join([f"{names[0]:26}", *(f"{name:>9}" for name in names[1:])]))
+    click.echo("  ".join([f"{names[0]:44}", *(f"{name:>9}" for name in names[1:])]))
     rows: list[Structure] = []
     for name, source, reference in with_references(cts, truth):
         if only in name:
             is_empty = index.get(name, {}).get("labels", "").startswith("no kidney")
-            found = structures_of(name, source, cascade, reference, is_empty)
-            rows += found
-            for row in found:
+            for row in structures_of(name, source, cascade, reference, is_empty, is_altered=is_altered):
+                rows.append(row)
                 click.echo(_line(row))
     if any(row.true is not None or row.ignored for row in rows):
         _print_rules(rows)
@@ -172,26 +177,49 @@ def with_references(cts: Path, truth: Path | None) -> Iterator[tuple[str, Path, 
 
 
 def structures_of(
-    name: str, source: Path, cascade: Cascade, reference: Path | None, is_empty: bool
-) -> list[Structure]:
-    """All structures of one scan: tile by tile where it has several, and in the ROI."""
-    ct, metadata = read_ct(source), cascade.kidney_metadata
-    labels = read_ct(reference).hu if reference is not None else np.zeros_like(ct.hu) if is_empty else None
-    tiles = tile_centres(ct.hu.shape[0], ct.spacing_mm, metadata.roi)
+    name: str,
+    source: Path,
+    cascade: Cascade,
+    reference: Path | None,
+    is_empty: bool,
+    *,
+    is_altered: bool = False,
+) -> Iterator[Structure]:
+    """All structures of one scan: tile by tile where it has several, and in the ROI; or altered."""
+    ct, spec = read_ct(source), cascade.kidney_metadata.roi
+    is_known = is_empty or reference is not None
+    labels = read_ct(reference).hu if reference is not None else np.zeros_like(ct.hu)
+    if is_altered:
+        for what, hu, seen, spacing_mm in altered(ct.hu, labels, ct.spacing_mm, np.random.default_rng(0)):
+            roi = locate_kidneys(hu, spacing_mm, cascade)
+            truth = seen if is_known else None
+            yield from _look(f"{name}: {what}", "roi", hu, spacing_mm, roi, cascade, truth)
+        return
     views = {"roi": locate_kidneys(ct.hu, ct.spacing_mm, cascade)}
+    tiles = tile_centres(ct.hu.shape[0], ct.spacing_mm, spec)
     if len(tiles) > 1:
         for number, z in enumerate(tiles, start=1):
-            tile = place_roi(ct.hu.shape, ct.spacing_mm, metadata.roi, centre_z_vox=z)
+            tile = place_roi(ct.hu.shape, ct.spacing_mm, spec, centre_z_vox=z)
             views[f"tile {number}/{len(tiles)}"] = tile
-    rows = []
     for view, roi in views.items():
-        hu = resample(ct.hu, roi)
-        probability = cascade.kidney(normalise(hu, roi.spec))
-        truth = None if labels is None else _on_roi(labels, roi)
-        coarse = look_coarsely(ct.hu, ct.spacing_mm, roi, cascade)
-        shown = View(name, view, roi, hu, probability, truth, coarse)
-        rows += measure(shown, metadata)
-    return rows
+        yield from _look(name, view, ct.hu, ct.spacing_mm, roi, cascade, labels if is_known else None)
+
+
+def _look(
+    scan: str,
+    view: str,
+    ct_hu: NDArray[np.int16],
+    spacing_mm: Vector,
+    roi: Roi,
+    cascade: Cascade,
+    labels: NDArray | None,
+) -> list[Structure]:
+    """What the networks find in one ROI of one CT."""
+    hu = resample(ct_hu, roi)
+    probability = cascade.kidney(normalise(hu, roi.spec))
+    truth = None if labels is None else _on_roi(labels, roi)
+    coarse = look_coarsely(ct_hu, spacing_mm, roi, cascade)
+    return measure(View(scan, view, roi, hu, probability, truth, coarse), cascade.kidney_metadata)
 
 
 def _print_rules(rows: list[Structure]) -> None:
@@ -215,7 +243,7 @@ def _print_rules(rows: list[Structure]) -> None:
 
 
 def _line(row: Structure) -> str:
-    cells = [f"{row.scan:26.26}", f"{row.view:>9}"]
+    cells = [f"{row.scan:44.44}", f"{row.view:>9}"]
     for field in fields(Structure)[2:]:
         value = getattr(row, field.name)
         digits = 0 if field.name in PRINTED_WHOLE else 3

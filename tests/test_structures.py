@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import tumor_evidence
+from benchmarks import structures, tumor_evidence
+from benchmarks.altered import altered
 from benchmarks.structures import View, _print_rules, measure
 from inference.geometry import Roi, RoiSpec
 from inference.method.method import DEFAULT
-from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, invoke, metadata
+from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, invoke, metadata, save_abdomens, threshold_cascade
 from training.cache import IGNORE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +63,40 @@ def test_what_the_coarse_network_says_is_a_column_and_a_rule(capsys: pytest.Capt
     lines = {line[:26].strip(): line.split()[-4:] for line in capsys.readouterr().out.splitlines()}
     assert lines["coarse mean < 0.1"] == ["1", "216", "0", "0"]
     assert lines["coarse mean < 0.3"] == ["1", "216", "1", "180"]
+
+
+def test_a_ct_is_altered_as_the_name_says() -> None:
+    rng = np.random.default_rng(0)
+    hu = np.full((120, 6, 12), 40, dtype=np.int16)
+    hu[::2] = 60  # every second slice
+    labels = np.zeros(hu.shape, dtype=np.uint8)
+    labels[5] = 1
+    cts = {what: rest for what, *rest in altered(hu, labels, (3.0, 1.0, 1.0), rng)}
+    assert len(cts) == 15
+    thick, seen, spacing_mm = cts["slices of 6 mm"]
+    np.testing.assert_array_equal(thick, np.full((60, 6, 12), 50))
+    assert spacing_mm == (6.0, 1.0, 1.0)
+    assert np.flatnonzero(seen.any((1, 2))).tolist() == [2]
+    assert cts["noise 40 HU"][0].std() == pytest.approx(np.hypot(40, 10), rel=0.05)
+    assert (cts["brighter"][0].mean(), cts["darker"][0].mean()) == (75, 25)
+    np.testing.assert_array_equal(cts["soft"][0], hu)  # its slices are flat
+    assert cts["0.85 times as large"][2] == pytest.approx((2.55, 0.85, 0.85))
+    assert cts["narrow"][0].shape == cts["narrow"][1].shape == (120, 4, 8)
+    parts = [(what.split(), ct) for what, ct in cts.items() if " to " in what]
+    for (_, start, _, stop), (part, seen, _) in parts:
+        np.testing.assert_array_equal(part, hu[int(start) : int(stop)])
+        np.testing.assert_array_equal(seen, labels[int(start) : int(stop)])
+
+
+def test_altered_cts_are_lines_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("known", "other"):
+        save_abdomens(tmp_path / name, 1)[0].rename(tmp_path / name / "imaging.nii.gz")
+    monkeypatch.setattr(structures, "load_cascade", lambda weights, device: threshold_cascade())
+    done = invoke(structures.main, tmp_path, "--altered", "--only", "known")
+    assert done.exit_code == 0, done.output
+    names = {line[:44].strip() for line in done.output.splitlines()[1:]}
+    assert {"known: as it is", "known: noise 40 HU", "known: narrow"} <= names
+    assert not any(name.startswith("other") for name in names)
 
 
 def test_the_table_of_tumors_tells_true_pieces_from_false_ones(tmp_path: Path) -> None:
