@@ -66,6 +66,13 @@ def test_an_ensemble_takes_those_that_there_are_on_one_grid(tmp_path: Path) -> N
         load_cascade_weights(folders)
 
 
+def test_kidney_and_tumor_of_one_folder_lie_on_one_grid(tmp_path: Path) -> None:
+    folder, finer = write_weights(tmp_path), replace(SMALL_ROI, spacing_mm=3.0)
+    save_weights(folder / "tumor.safetensors", threshold_vnet(0.8), metadata("tumor", finer))
+    with pytest.raises(WeightsError, match="trained on different grids"):
+        load_cascade(folder)
+
+
 @pytest.mark.parametrize(("threshold", "found"), [(0.1, True), (2.0, False)])
 def test_the_command_asks_it_and_reports_it(tmp_path: Path, threshold: float, found: bool) -> None:
     save_abdomens(tmp_path / "in", 1)

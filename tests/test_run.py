@@ -278,6 +278,20 @@ def test_paper_keeps_pieces_of_tumor_that_the_network_is_unsure_of() -> None:
         assert np.count_nonzero(labels == 2) > 40  # the sure one
 
 
+def test_a_tumors_least_volume_and_threshold_are_those_of_its_own_weights() -> None:
+    hu, cascade = abdomen(), threshold_cascade()
+    truth_mm3 = np.count_nonzero(hu == TUMOR_HU) * float(np.prod(ABDOMEN_SPACING_MM))
+    for changes, is_found in (
+        ({"min_tumor_mm3": 0.5 * truth_mm3}, True),
+        ({"min_tumor_mm3": 2 * truth_mm3}, False),
+        ({"threshold": 0.99}, False),  # the network that thresholds is never as sure
+    ):
+        own = replace(cascade, tumor_metadata=replace(cascade.tumor_metadata, **changes))
+        labels = segment(hu, ABDOMEN_SPACING_MM, own).labels
+        assert (labels == 1).any()
+        assert (labels == 2).any() == is_found
+
+
 def test_a_tumor_reaches_out_of_its_kidney_as_far_as_its_network_was_taught() -> None:
     hu = abdomen(with_tumor=True)
     ct, truth = ct_of(hu), hu == TUMOR_HU
