@@ -56,11 +56,12 @@ def test_one_that_the_checksums_name_may_not_be_missing(tmp_path: Path) -> None:
 
 
 def test_an_ensemble_takes_those_that_there_are_on_one_grid(tmp_path: Path) -> None:
-    folders = [write_weights(tmp_path / name) for name in "abc"]
+    folders = [write_weights(tmp_path / name, version=name) for name in "abc"]
     for folder in folders[1:]:
         add_coarse(folder, threshold=0.1)
     cascade = load_cascade_weights(folders).on(choose_backend(device="cpu", threads=1))
     assert cascade.coarse is not None
+    assert cascade.kidney_metadata.version == cascade.tumor_metadata.version == "a"  # the first decides
     add_coarse(folders[2], threshold=0.1, roi=replace(WIDE, spacing_mm=8.0))
     with pytest.raises(WeightsError, match="trained on different grids"):
         load_cascade_weights(folders)

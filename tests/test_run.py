@@ -21,6 +21,7 @@ from inference.method.segment import segment
 from inference.networks.backends import DeviceMemoryError, Network
 from inference.networks.cascade import Cascade
 from inference.runner import run as run_module
+from inference.runner import stop
 from inference.runner.cases import find_cases
 from inference.runner.report import CaseReport
 from inference.runner.run import Options, run_cases
@@ -546,6 +547,27 @@ def test_existing_outputs_are_skipped_and_stay_as_they_are(tmp_path: Path) -> No
     assert [report.status for report in again] == ["skipped"] * 3
 
 
+@pytest.mark.parametrize(
+    ("earlier", "status"),
+    [
+        ({"status": "written", "kidney_ml": 9.0, "recipe": {"weights": 2}}, "skipped"),
+        ({"status": "written", "kidney_ml": 9.0, "recipe": {"weights": 1}}, "written"),
+        ({"status": "background", "recipe": {"weights": 2}}, "written"),  # it failed: once more
+        ({"status": "written", "kidney_ml": 9.0}, "skipped"),  # nobody knows how it was made
+    ],
+)
+def test_what_an_earlier_report_says_decides_what_is_skipped(
+    tmp_path: Path, earlier: dict[str, Any], status: str
+) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ct_0.nii.gz").write_bytes(b"done earlier")
+    known = {"ct_0.nii.gz": CaseReport("ct_0", "", "ct_0.nii.gz", **earlier)}
+    options: dict[str, Any] = {"skip_existing": True, "earlier": known, "recipe": {"weights": 2}}
+    (report,) = run(tmp_path / "in", tmp_path / "out", **options)
+    assert report.status == status
+
+
 def test_existing_outputs_are_replaced_otherwise(tmp_path: Path) -> None:
     save_abdomens(tmp_path / "in", 1)
     (tmp_path / "out").mkdir()
@@ -566,6 +588,21 @@ def test_progress_is_told_after_every_case(tmp_path: Path) -> None:
     )
     whole = [("ct_0", "written"), ("ct_1", "failed"), ("ct_2", "written")]
     assert seen == [whole[:1], whole[:2], whole]
+
+
+def test_no_signal_ends_the_process_while_progress_is_told(tmp_path: Path) -> None:
+    """Of cases that are skipped, and of those that are written: a report is written then."""
+    save_abdomens(tmp_path / "in", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ct_0.nii.gz").write_bytes(b"done earlier")
+    is_held: list[bool] = []
+    run_cases(
+        find_cases(tmp_path / "in"),
+        threshold_cascade(),
+        Options(tmp_path / "out", skip_existing=True),
+        done=lambda reports: is_held.append(stop._write.locked()),
+    )
+    assert is_held == [True, True]
 
 
 def test_no_case_is_no_work(tmp_path: Path) -> None:
