@@ -157,6 +157,23 @@ def test_kidneys_and_tumor_are_found_where_they_are(tmp_path: Path) -> None:
     assert {flag["rule"] for flag in report.flags} == {"kidney-volume", "kidney-place", "low-confidence"}
 
 
+def test_what_the_networks_say_of_a_tumor_is_measured_with_their_own_thresholds(tmp_path: Path) -> None:
+    """A kidney network that never says more than 0.4, with a threshold of 0.3."""
+    save_abdomens(tmp_path / "in", 1)
+    good = threshold_cascade()
+    careful = replace(
+        good,
+        kidney=lambda roi: np.float32(0.4) * good.kidney(roi),
+        kidney_metadata=replace(good.kidney_metadata, threshold=0.3),
+    )
+    method = replace(DEFAULT, min_mean_probability=0.0)
+    (report,) = run(tmp_path / "in", tmp_path / "out", careful, method=method)
+    (tumor,) = report.tumors
+    assert tumor["share_inside_kidney"] > 0.95
+    assert tumor["mean_probability"] > 0.7
+    assert all(0.35 < kidney["mean_probability"] <= 0.4 for kidney in report.kidneys)
+
+
 def test_no_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
     tumor_calls: list[int] = []
 
@@ -426,22 +443,28 @@ def test_background_for_a_dicom_series_that_was_read(tmp_path: Path) -> None:
     assert load_nifti(tmp_path / "out" / "ann.nii.gz").shape == (48, 40, 24)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((errno.ENOSPC, "No space left on device", "/out/x"), "/out/x: No space left on device"),
+        (("x: not written whole",), "ct_1.nii.gz: x: not written whole"),  # a writer's own
+    ],
+)
 def test_a_failed_write_is_noted_and_the_next_case_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[Any, ...], said: str
 ) -> None:
     save_abdomens(tmp_path / "in", 3)
     write = run_module.write_label_map
 
-    def full_once(path: Path, *arguments: Any) -> None:
+    def full_once(path: Path, *rest: Any) -> None:
         if path.name == "ct_1.nii.gz":
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(path, *arguments)
+            raise OSError(*arguments)
+        write(path, *rest)
 
     monkeypatch.setattr(run_module, "write_label_map", full_once)
     reports = by_name(run(tmp_path / "in", tmp_path / "out"))
     assert [reports[f"ct_{i}"].status for i in range(3)] == ["written", "failed", "written"]
-    error = reports["ct_1"].error
-    assert error == f"{tmp_path / 'out' / 'ct_1.nii.gz'}: No space left on device. Check the output folder"
+    assert reports["ct_1"].error == f"{said}. Check the output folder"
     assert files_under(tmp_path / "out") == ["ct_0.nii.gz", "ct_2.nii.gz"]
 
 
@@ -513,14 +536,14 @@ def test_an_empty_file_or_a_folder_is_no_output_to_skip(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
-    save_abdomens(tmp_path / "in", 1)
+    save_abdomens(tmp_path / "in" / "ward", 1)
     for folder in ("out", "png", "p"):
-        (tmp_path / folder / ".partial-x").mkdir(parents=True)
+        (tmp_path / folder / "ward" / ".partial-x").mkdir(parents=True)
     options: dict[str, Any] = {"previews": tmp_path / "png", "probabilities": tmp_path / "p"}
     run(tmp_path / "in", tmp_path / "out", **options)
-    assert files_under(tmp_path / "out") == ["ct_0.nii.gz"]
-    assert files_under(tmp_path / "png") == ["ct_0.png"]
-    assert files_under(tmp_path / "p") == ["ct_0_kidney.nii.gz", "ct_0_tumor.nii.gz"]
+    assert files_under(tmp_path / "out") == ["ward", "ward/ct_0.nii.gz"]
+    assert files_under(tmp_path / "png") == ["ward", "ward/ct_0.png"]
+    assert files_under(tmp_path / "p") == ["ward", "ward/ct_0_kidney.nii.gz", "ward/ct_0_tumor.nii.gz"]
 
 
 def test_whole_body_scan_is_segmented_where_the_kidneys_are(tmp_path: Path) -> None:
