@@ -575,6 +575,7 @@ def test_existing_outputs_are_skipped_and_stay_as_they_are(tmp_path: Path) -> No
     [
         ({"status": "written", "kidney_ml": 9.0, "recipe": {"weights": 2}}, "skipped"),
         ({"status": "written", "kidney_ml": 9.0, "recipe": {"weights": 1}}, "written"),
+        ({"status": "skipped", "kidney_ml": 9.0, "recipe": {"weights": 2}}, "skipped"),
         ({"status": "background", "recipe": {"weights": 2}}, "written"),  # it failed: once more
         ({"status": "written", "kidney_ml": 9.0}, "skipped"),  # nobody knows how it was made
     ],
