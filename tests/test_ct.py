@@ -428,6 +428,26 @@ def test_bad_file_is_one_clear_line_that_names_it(tmp_path: Path, kind: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "does not fit in memory. Give the process more, or crop the CT"),
+        (PermissionError(13, "Permission denied"), r"may not be read by user \d+. Change its rights"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_not_the_files_fault_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(path: Path) -> None:
+        raise error
+
+    path = save_nifti(tmp_path / "ct.nii", some_hu(), AFFINE)
+    monkeypatch.setattr(nifti, "read", fail)
+    with pytest.raises(CaseError, match=rf"ct\.nii: {said}"):
+        read_ct(path)
+
+
 @given(offset=st.integers(0, 347), replacement=st.binary(min_size=1, max_size=8))
 def test_a_damaged_header_never_gives_anything_but_a_case_error(
     tmp_path_factory: pytest.TempPathFactory, offset: int, replacement: bytes

@@ -46,6 +46,7 @@ NOTHING = np.zeros(SHAPE, bool)
         (box((2, 7), (5, 15), (24, 35)), LEFT, (0, 1, 1)),
         (LEFT | RIGHT, LEFT | box((2, 7), (5, 15), (25, 70)), (1, 0, 0)),  # two for one
         (LEFT | box((12, 14), (30, 34), (5, 10)), LEFT, (1, 0, 0)),  # a speck of 40 mm³
+        (LEFT, LEFT | box((12, 14), (30, 35), (5, 15)), (1, 1, 0)),  # of 100 mm³, no speck
     ],
 )
 def test_lesions_by_hand(
