@@ -663,6 +663,39 @@ def test_a_round_from_nothing_takes_no_weights_and_writes_its_networks_file(
     assert names == ["coarse.safetensors", "kidney.safetensors"]
 
 
+def test_each_run_has_its_seed_steps_part_and_start_and_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[tuple[Any, ...]] = []
+
+    def fake(config: TrainConfig, options: RunOptions, *, name: str) -> None:
+        start = options.init.relative_to(tmp_path / "runs").parent.as_posix() if options.init else None
+        runs.append((config.seed, config.max_epochs, options.fold, options.workers, start))
+        weights = WeightsMetadata(config.stage, config.roi, 1, provenance={"validation_dsc": "0.5"})
+        options.out.mkdir(parents=True)
+        save_weights(options.out / f"{config.stage}.safetensors", VNet(base_channels=1), weights)
+
+    monkeypatch.setattr("training.reproduce.train", fake)
+    config = replace(TINY, seed=10)
+    first = replace(TINY_CHAIN[0], name="first", config=config, parts=2)
+    second = replace(first, name="second", parent="first")
+    alone = replace(first, name="alone", parent="second", parts=1)
+    shipped = write_weights(tmp_path / "shipped", provenance={"validation_dsc": "0.52"})
+    steps = 2 * config.steps_per_epoch + 1
+    chain = (first, second, alone)
+    (reached,) = reproduce([], tmp_path, chain=chain, shipped=shipped, seed=3, workers=4, max_steps=steps)
+    assert runs == [
+        (13, 2, (0, 2), 4, None),
+        (13, 2, (1, 2), 4, None),
+        (13, 2, (0, 2), 4, "first/part-0"),
+        (13, 2, (1, 2), 4, "first/part-1"),
+        (13, 2, None, 4, "second/part-0"),
+    ]
+    assert (reached.reached, reached.shipped, reached.agrees) == (0.5, 0.52, False)
+    for shipped_dsc, agrees in ((None, True), (0.505, True), (0.495, True), (0.485, False)):
+        assert replace(reached, shipped=shipped_dsc).agrees == agrees
+
+
 def test_cases_that_are_tested_on_are_neither_synthesised_nor_shown_in_slices(tmp_path: Path) -> None:
     data, cache = tmp_path / "kits19", tmp_path / "cache"
     invoke(main, "synthesize", data, "--cases", 4, "--spacing-mm", 8)
