@@ -255,11 +255,15 @@ def test_a_label_that_is_no_kidney_is_one_line_with_its_remedy(tmp_path: Path, v
 @pytest.mark.parametrize(
     ("labels", "affine", "said"),
     [
-        (truth(), np.diag([4.0, 2.0, 2.0, 1.0]), "lies on another grid than its CT. Get both again"),
+        (
+            truth(),
+            kits_affine() + np.outer([1, 0, 0, 0], [0, 0, 0, 1]),
+            "lies on another grid than its CT. Get both again",
+        ),
         (truth()[:, 1:], kits_affine(), "lies on another grid than its CT. Get both again"),
         (0 * truth(), kits_affine(), "nothing is labelled. Get the file again"),
     ],
-    ids=["mirrored", "shorter", "empty"],
+    ids=["1 mm off", "shorter", "empty"],
 )
 def test_a_label_map_that_cannot_be_its_cts_is_told(
     tmp_path: Path, labels: NDArray[np.uint8], affine: NDArray[np.float64], said: str

@@ -176,7 +176,7 @@ def test_a_foreign_safetensors_file(weights: Path) -> None:
         load_weights(weights, "kidney")
 
 
-class _Trap:
+class Trap:
     """Unpickling this would leave a trace."""
 
     def __init__(self, path: Path) -> None:
@@ -187,10 +187,10 @@ class _Trap:
 
 
 def test_a_pickle_is_refused_and_not_run(weights: Path, tmp_path: Path) -> None:
-    weights.write_bytes(pickle.dumps(_Trap(tmp_path / "executed")))
+    weights.write_bytes(pickle.dumps(Trap(tmp_path / "executed")))
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
         load_weights(weights, "kidney")
-    torch.save({"trap": _Trap(tmp_path / "executed")}, weights)
+    torch.save({"trap": Trap(tmp_path / "executed")}, weights)
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
         load_weights(weights, "kidney")
     assert not (tmp_path / "executed").exists()
