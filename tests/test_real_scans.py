@@ -453,6 +453,33 @@ def test_tumor_scores_by_hand() -> None:
     assert not score_tumors(brighter_than(60), [scan(has_kidney=False)], ROI, CPU, margin_vox=0)  # type: ignore[arg-type]
 
 
+def test_ignored_voxels_are_neither_found_nor_false() -> None:
+    """Half of the kidney is ignored, as bright as the rest."""
+    labels = scan().labels.copy()
+    labels[10:14][labels[10:14] == KIDNEY] = IGNORE
+    one = scan(labels=labels)
+    n_kidney, n_tumor = (labels == KIDNEY).sum(), (labels == TUMOR).sum()
+    (score,) = score_kidneys(brighter_than(100), [one], ROI, CPU)  # type: ignore[arg-type]
+    assert score.dsc == pytest.approx(2 * n_kidney / (2 * n_kidney + n_tumor))
+    assert score.false_ml == 0
+    (score,) = score_tumors(brighter_than(100), [one], ROI, CPU, margin_vox=2)  # type: ignore[arg-type]
+    assert score.false_ml == pytest.approx(n_kidney * 0.027)
+
+
+def test_networks_are_shown_their_grid_or_the_kidneys_and_a_margin() -> None:
+    shown: list[tuple[int, ...]] = []
+
+    def network(image: Tensor) -> Tensor:
+        shown.append(tuple(image.shape[2:]))
+        return brighter_than(100)(image)  # type: ignore[operator]
+
+    wide = replace(ROI, shape_vox=(24, 32, 40))  # wider than the scan by 4, 8 and 12 voxels
+    scores = [score_kidneys(network, [scan()], roi, CPU)[0] for roi in (wide, ROI)]
+    assert scores[0] == scores[1]
+    score_tumors(network, [scan()], ROI, CPU, margin_vox=0)  # all of the scan, in multiples of 8
+    assert shown == [wide.shape_vox, *[ROI.shape_vox] * 2, (24, 24, 32)]
+
+
 def test_the_summary_weighs_false_volume_against_dsc() -> None:
     summary = summarise([ScanScore("a", 0.9, 10.0), ScanScore("b", 0.7, 0.0), ScanScore("c", nan, 400.0)])
     assert summary.dsc == pytest.approx(0.8)
