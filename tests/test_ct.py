@@ -458,6 +458,11 @@ def test_a_damaged_header_never_gives_anything_but_a_case_error(
         assert read_ct(path).hu.shape == read_native_grid(path).canonical_shape
 
 
+def test_a_spacing_of_0_does_not_matter_beside_an_sform(tmp_path: Path) -> None:
+    path = patched(save_nifti(tmp_path / "ct.nii", some_hu(), AFFINE), 80, bytes(12))  # pixdim
+    assert read_ct(path).spacing_mm == pytest.approx(SPACING_MM)
+
+
 def test_little_shear_as_gantry_rounding_leaves_is_accepted(tmp_path: Path) -> None:
     cosine = 0.01
     path = _with_sform(tmp_path, [3.0 * cosine, 0, -0.5])
