@@ -603,6 +603,17 @@ def test_labels_of_another_shape_or_without_a_format_are_refused(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["ct.nii.gz"]
 
 
+def test_labels_begin_where_the_header_of_their_ct_says(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "ct.nii", some_hu(), AFFINE)
+    content = path.read_bytes()
+    gap = content[:108] + np.float32(400).tobytes() + content[112:352] + bytes(48) + content[352:]
+    path.write_bytes(gap)  # as some writers align voxels
+    ct, labels = read_ct(path), np.arange(120, dtype=np.uint8).reshape(SHAPE)
+    np.testing.assert_array_equal(ct.hu, some_hu())
+    write_label_map(tmp_path / "labels.nii", labels, ct.native)
+    np.testing.assert_array_equal(load_nifti(tmp_path / "labels.nii").dataobj, labels)
+
+
 def test_the_same_labels_are_the_same_file_whatever_its_name_and_the_time(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.nii.gz"):
         write_label_map(tmp_path / name, np.ones(SHAPE, np.uint8), NativeGrid(SHAPE, AFFINE))
