@@ -310,7 +310,7 @@ def find_label_maps(folder: Path, *, images: bool = False) -> dict[str, Path]:
     names = (KITS19_IMAGE,) if images else REFERENCES
     case_folders: dict[Path, str] = {}  # and which of its files stands for each
     for path in paths:
-        if path.name in names and path.parent not in case_folders:
+        if path.name in names:
             case_folders[path.parent] = next(n for n in names if (path.parent / n).is_file())
     by_name: dict[str, list[tuple[Path, Path]]] = defaultdict(list)  # files, and where their cases lie
     for path in paths:

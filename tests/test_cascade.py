@@ -115,10 +115,12 @@ def test_networks_hold_no_memory_while_labels_are_restored() -> None:
 def test_kidneys_anywhere_in_a_long_ct_are_centred_on(first: int, end: int) -> None:
     hu = scan(60, (first, end, 6))  # 288 voxels of 64 mm³: 18 cm³
     network = Recorder()
-    roi = locate_kidneys(hu, SPACING_MM, cascade_of(network), SIZE_ALONE)
+    shares: list[float] = []
+    roi = locate_kidneys(hu, SPACING_MM, cascade_of(network), SIZE_ALONE, shares.append)
     centre = roi.start_vox[0] + roi.step_vox[0] * (16 - 1) / 2
     assert centre == pytest.approx((first + end - 1) / 2)
     assert len(network.shown) == 5  # 60 slices, 16 a tile, at most 12 from one to the next
+    assert shares == [0.0, 0.2, 0.4, 0.6, 0.8]
     assert roi.start_vox[1:] == place_roi(hu.shape, SPACING_MM, SPEC).start_vox[1:]
 
 
@@ -129,10 +131,12 @@ def test_both_kidneys_at_unlike_heights_are_taken_in() -> None:
     assert roi.start_vox[0] + 7.5 == pytest.approx((40 + 52) / 2)
 
 
-def test_what_does_not_fit_beside_the_largest_is_left_out() -> None:
-    hu = scan(60, (4, 12, 7), (50, 56, 6))
+@pytest.mark.parametrize(("first", "last_taken"), [(50, 11), (15, 11), (14, 19)])
+def test_what_does_not_fit_beside_the_largest_is_left_out(first: int, last_taken: int) -> None:
+    """From slice 4 on the ROI's 16 slices end with slice 19."""
+    hu = scan(60, (4, 12, 7), (first, first + 6, 6))
     roi = locate_kidneys(hu, SPACING_MM, cascade_of(Recorder()), SIZE_ALONE)
-    assert roi.start_vox[0] + 7.5 == pytest.approx((4 + 11) / 2)
+    assert roi.start_vox[0] + 7.5 == pytest.approx((4 + last_taken) / 2)
 
 
 def test_nothing_found_is_the_centre_crop() -> None:
@@ -237,7 +241,7 @@ def ramp(ct_shape: tuple[int, int, int]) -> NDArray[np.int16]:
     return (100 + 4 * z + 3 * y + 2 * x).astype(np.int16)
 
 
-@pytest.mark.parametrize("centre_z", [None, 20.0, 33.0])
+@pytest.mark.parametrize("centre_z", [None, 8.0, 20.0, 33.0])
 def test_the_coarse_network_sees_more_and_answers_on_the_rois_grid(centre_z: float | None) -> None:
     """A coarse network that answers with its input, and so with what lies at each place of the ROI."""
     hu, spacing_mm = ramp((60, 40, 40)), (3.0, 2.0, 2.0)
@@ -257,6 +261,17 @@ def test_the_coarse_network_sees_more_and_answers_on_the_rois_grid(centre_z: flo
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert look_coarsely(hu, spacing_mm, roi, cascade, PAPER) is None
     assert look_coarsely(hu, spacing_mm, roi, replace(cascade, coarse=None)) is None
+
+
+def test_beyond_the_coarse_grid_there_is_no_kidney() -> None:
+    fine, narrow = RoiSpec((16, 16, 16), 4.0), RoiSpec((8, 8, 8), 4.0)
+    everywhere: Network = np.ones_like
+    cascade = replace(cascade_of(everywhere), coarse=everywhere, coarse_metadata=metadata("kidney", narrow))
+    hu = ramp((16, 16, 16))
+    found = look_coarsely(hu, SPACING_MM, place_roi(hu.shape, SPACING_MM, fine), cascade)
+    expected = np.zeros(fine.shape_vox)
+    expected[4:12, 4:12, 4:12] = 1
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_coarse_network_decides_in_the_whole_method() -> None:

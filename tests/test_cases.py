@@ -42,6 +42,8 @@ def outputs(cases: list[Case], root: Path) -> dict[str, str]:
         ("imagesTs/case_00210_0000.nii.gz", "case_00210.nii.gz"),
         ("imagesTs/case_00210_0000.mha", "case_00210.mha"),
         ("images/ct/1b2c.mha", "images/kidney-tumor-segmentation/1b2c.mha"),  # Grand Challenge
+        ("images/ward/ct/1b2c.mha", "images/ward/ct/1b2c.mha"),
+        ("labelsTr/a.nii.gz", "labelsTr/a.nii.gz"),  # beside no images
     ],
 )
 def test_layouts_and_their_names(tmp_path: Path, source: str, output: str) -> None:
@@ -78,6 +80,7 @@ def test_label_maps_that_belong_to_cts_are_passed_over(
         "k/case_1/imaging.nii.gz",
         "k/case_1/segmentation.nii.gz",
         "k/case_1/instances/kidney_instance-1_annotation-1.nii.gz",
+        "k/case_1/derived/of_a_reader/a.nii.gz",
         "t/s1/ct.nii.gz",
         "t/s1/segmentations/liver.nii.gz",
         "n/imagesTr/a_0000.nii.gz",
@@ -217,6 +220,24 @@ def test_single_file(tmp_path: Path) -> None:
     assert find_cases(kits) == [Case("prediction_00003", kits, Path("prediction_00003.nii.gz"))]
     with pytest.raises(UsageError, match=r"readme\.txt: no CT found"):
         find_cases(root / "readme.txt")
+
+
+def test_a_single_file_may_lie_in_a_folder_that_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    root = make(tmp_path, ["a_0000.nii.gz", "a_0001.nii.gz"])
+    monkeypatch.setattr(Path, "iterdir", denied)
+    assert [case.output for case in find_cases(root / "a_0000.nii.gz")] == [Path("a.nii.gz")]
+    with pytest.raises(UsageError, match=r"cannot be listed \(Permission denied\)"):
+        find_cases(root)
+
+
+def test_folders_that_are_written_to_hold_no_inputs_but_the_input_itself_does(tmp_path: Path) -> None:
+    root = make(tmp_path, ["a.nii.gz", "out/a.nii.gz"])
+    assert outputs(find_cases(root, outputs=[root, root / "out"]), root) == {"a.nii.gz": "a.nii.gz"}
 
 
 def test_reference_label_map_beside_a_kits19_image_is_no_input(tmp_path: Path) -> None:

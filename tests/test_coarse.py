@@ -56,14 +56,22 @@ def test_one_that_the_checksums_name_may_not_be_missing(tmp_path: Path) -> None:
 
 
 def test_an_ensemble_takes_those_that_there_are_on_one_grid(tmp_path: Path) -> None:
-    folders = [write_weights(tmp_path / name) for name in "abc"]
+    folders = [write_weights(tmp_path / name, version=name) for name in "abc"]
     for folder in folders[1:]:
         add_coarse(folder, threshold=0.1)
     cascade = load_cascade_weights(folders).on(choose_backend(device="cpu", threads=1))
     assert cascade.coarse is not None
+    assert cascade.kidney_metadata.version == cascade.tumor_metadata.version == "a"  # the first decides
     add_coarse(folders[2], threshold=0.1, roi=replace(WIDE, spacing_mm=8.0))
     with pytest.raises(WeightsError, match="trained on different grids"):
         load_cascade_weights(folders)
+
+
+def test_kidney_and_tumor_of_one_folder_lie_on_one_grid(tmp_path: Path) -> None:
+    folder, finer = write_weights(tmp_path), replace(SMALL_ROI, spacing_mm=3.0)
+    save_weights(folder / "tumor.safetensors", threshold_vnet(0.8), metadata("tumor", finer))
+    with pytest.raises(WeightsError, match="trained on different grids"):
+        load_cascade(folder)
 
 
 @pytest.mark.parametrize(("threshold", "found"), [(0.1, True), (2.0, False)])

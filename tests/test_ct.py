@@ -105,7 +105,10 @@ def test_float_hu_are_rounded_and_clipped(tmp_path: Path) -> None:
 
 def test_uint16_above_int16_is_clipped_and_does_not_wrap(tmp_path: Path) -> None:
     hu = np.full(SHAPE, 40000, dtype=np.uint16)
-    assert read_ct(save_nifti(tmp_path / "ct.nii", hu, AFFINE)).hu.max() == 32767
+    hu[0] = 0
+    ct = read_ct(save_nifti(tmp_path / "ct.nii", hu, AFFINE))
+    assert ct.hu.max() == 32767
+    assert "values reach 32767, the highest that is kept: perhaps no Hounsfield units" in ct.warnings
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -412,7 +415,7 @@ BAD_FILES = {
     "NaN affine": (lambda f: _with_sform(f, [np.nan, 0, -0.5]), "spacing .* is not usable"),
     "no spacing": (lambda f: _with_sform(f, [0, 0, 0]), "spacing .* is not usable"),
     "absurd spacing": (lambda f: _with_sform(f, [0, 0, -500]), "spacing .* is not usable"),
-    "sheared": (lambda f: _with_sform(f, [1.0, 0, -0.5]), "not at right angles"),
+    "sheared": (lambda f: _with_sform(f, [3.0 * 0.03, 0, -0.5]), "not at right angles"),
     "claims much": (lambda f: _claims_much(f, ".nii"), "claims 2220883968 bytes"),
     "claims much, gz": (lambda f: _claims_much(f, ".nii.gz"), "claims 2220883968 bytes"),
 }
@@ -428,6 +431,26 @@ def test_bad_file_is_one_clear_line_that_names_it(tmp_path: Path, kind: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "does not fit in memory. Give the process more, or crop the CT"),
+        (PermissionError(13, "Permission denied"), r"may not be read by user \d+. Change its rights"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_not_the_files_fault_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(path: Path) -> None:
+        raise error
+
+    path = save_nifti(tmp_path / "ct.nii", some_hu(), AFFINE)
+    monkeypatch.setattr(nifti, "read", fail)
+    with pytest.raises(CaseError, match=rf"ct\.nii: {said}"):
+        read_ct(path)
+
+
 @given(offset=st.integers(0, 347), replacement=st.binary(min_size=1, max_size=8))
 def test_a_damaged_header_never_gives_anything_but_a_case_error(
     tmp_path_factory: pytest.TempPathFactory, offset: int, replacement: bytes
@@ -436,6 +459,11 @@ def test_a_damaged_header_never_gives_anything_but_a_case_error(
     patched(path, offset, replacement)
     with contextlib.suppress(CaseError):
         assert read_ct(path).hu.shape == read_native_grid(path).canonical_shape
+
+
+def test_a_spacing_of_0_does_not_matter_beside_an_sform(tmp_path: Path) -> None:
+    path = patched(save_nifti(tmp_path / "ct.nii", some_hu(), AFFINE), 80, bytes(12))  # pixdim
+    assert read_ct(path).spacing_mm == pytest.approx(SPACING_MM)
 
 
 def test_little_shear_as_gantry_rounding_leaves_is_accepted(tmp_path: Path) -> None:
@@ -529,6 +557,7 @@ def test_nifti_header_survives_but_for_the_documented_fields(
     assert (int(after["qform_code"]), int(after["sform_code"])) == codes
     assert (int(after["datatype"]), int(after["bitpix"])) == (2, 8)  # uint8
     assert (float(after["scl_slope"]), float(after["scl_inter"])) == (1.0, 0.0)
+    assert (float(after["cal_min"]), float(after["cal_max"])) == (0.0, 0.0)  # no window of the CT's
     written = load_nifti(target)
     np.testing.assert_array_equal(written.affine, load_nifti(source).affine)
     assert written.header.extensions[0].get_content() == b"kept"
@@ -572,6 +601,25 @@ def test_labels_of_another_shape_or_without_a_format_are_refused(tmp_path: Path)
     with pytest.raises(ValueError, match=r"out\.png: no format has this suffix\. Use one of \.nii"):
         write_label_map(tmp_path / "out.png", labels, ct.native)
     assert [path.name for path in tmp_path.iterdir()] == ["ct.nii.gz"]
+
+
+def test_labels_begin_where_the_header_of_their_ct_says(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "ct.nii", some_hu(), AFFINE)
+    content = path.read_bytes()
+    gap = content[:108] + np.float32(400).tobytes() + content[112:352] + bytes(48) + content[352:]
+    path.write_bytes(gap)  # as some writers align voxels
+    ct, labels = read_ct(path), np.arange(120, dtype=np.uint8).reshape(SHAPE)
+    np.testing.assert_array_equal(ct.hu, some_hu())
+    write_label_map(tmp_path / "labels.nii", labels, ct.native)
+    np.testing.assert_array_equal(load_nifti(tmp_path / "labels.nii").dataobj, labels)
+
+
+def test_the_same_labels_are_the_same_file_whatever_its_name_and_the_time(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_label_map(tmp_path / name, np.ones(SHAPE, np.uint8), NativeGrid(SHAPE, AFFINE))
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    assert content == (tmp_path / "b.nii.gz").read_bytes()
+    assert content[4:8] == bytes(4)  # gzip's time
 
 
 def test_mhd_writes_its_voxels_beside_it(tmp_path: Path) -> None:

@@ -118,8 +118,9 @@ def test_headers_are_read_once_for_all_series_and_again_when_a_file_changes(
     assert len(looked) == 3 * len(HU)
     (tmp_path / "S0_0021.dcm").unlink()
     assert read_ct(tmp_path, series="1.2.3.0").hu.shape[0] == len(HU) - 1
-    change(tmp_path, lambda k, one: setattr(one, "RescaleIntercept", -1000), stem="S1")
-    assert read_ct(tmp_path, series="1.2.3.1").hu[0, 0, 0] == HU[0, 0, 0] + 24
+    for intercept in (-1000, -1001):  # the second time in files as large as before
+        change(tmp_path, lambda k, one, to=intercept: setattr(one, "RescaleIntercept", to), stem="S1")
+        assert read_ct(tmp_path, series="1.2.3.1").hu[0, 0, 0] == HU[0, 0, 0] + 1024 + intercept
 
 
 def test_a_damaged_series_costs_no_other_one(tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ from scipy import ndimage
 
 from evaluation.cli import main
 from evaluation.evaluate import case_name, find_label_maps, read_label_map, score_case
+from evaluation.metrics import REGIONS
 from evaluation.submission import find_references
 from inference.formats.ct import CaseError
 from inference.geometry import RoiSpec
-from tests.helpers import invoke, save_nifti
+from tests.helpers import invoke, reorient, save_nifti
 
 ROOT = Path(__file__).resolve().parent.parent
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -358,7 +359,7 @@ def test_kits21_and_kits23_have_six_scores(tmp_path: Path, metric: str) -> None:
     text = _compact(done.stdout)
     assert "kidney_and_masses | kidney_and_masses_surface | masses | masses_surface | tumor" in text
     assert "| overall | 2 | 1.000 ± 0.000 | 1.000 ± 0.000 | 0.500 ± 0.707 | 0.500 ± 0.707 |" in text
-    assert "official" not in text
+    assert "KiTS19" not in text  # whose script scores nothing here
 
 
 def test_where_the_official_script_differs_both_are_told(tmp_path: Path) -> None:
@@ -372,7 +373,10 @@ def test_where_the_official_script_differs_both_are_told(tmp_path: Path) -> None
     assert "The scores differ in 2 of 3 cases" in text
     assert "| 00001 | 1.000 | 1.000 | 0.000 | 1.000 | 0.500 | 1.000 |" in text
     assert "| 00002 | 1.000 | nan | 1.000 | nan | 1.000 | nan |" in text
-    assert json.loads(out.read_text())["cases"][2]["grids"]["official"]["kidney"] is None
+    report = json.loads(out.read_text())
+    assert report["cases"][2]["grids"]["official"]["kidney"] is None
+    assert report["tables"]["official"][0]["mean"]["kidney"] is None  # NaN, as of its script
+    assert report["tables"]["native"][0]["mean"]["kidney"] == 1
     assert "KiTS19's own script gives the same scores" in _call(*_folders(tmp_path / "same", _same)).stdout
 
 
@@ -385,6 +389,19 @@ def test_arrays_are_compared_as_stored_and_another_affine_is_told(
     assert done.exit_code == 0
     assert _compact(done.stdout).count("| overall | 1 | 1.000 | 1.000 | 1.000 |") == 2
     assert "prediction_00000.nii.gz: its affine differs" in caplog.text
+
+
+def test_surfaces_are_measured_in_whatever_axes_a_file_has(tmp_path: Path) -> None:
+    """Shifted by a slice of 1 mm, which the tolerances of all regions let pass; pixels have 2 mm."""
+    affine = np.diag([-2.0, -2.0, 1.0, 1.0])
+    for axes in ((0, 1, 2), (2, 0, 1)):
+        truth, predicted = (
+            save_nifti(tmp_path / name, *reorient(labels, affine, (axes, (False,) * 3)))
+            for name, labels in (("truth.nii", _labels()), ("ours.nii", np.roll(_labels(), 1, axis=2)))
+        )
+        scores = score_case("one", predicted, truth, metric="kits23").grids["native"]
+        assert [scores[f"{region}_surface"] for region in REGIONS] == [1, 1, 1]
+        assert scores["tumor"] == pytest.approx(4 / 5)
 
 
 def test_other_formats_are_scored_in_stored_order_too(tmp_path: Path) -> None:
@@ -428,6 +445,12 @@ def test_a_slope_that_misses_labels_a_little_is_none(tmp_path: Path) -> None:
     data[112:116] = np.float32(1 / 150).tobytes()
     path.write_bytes(data)
     with pytest.raises(CaseError, match=r"holds 0\.667, between labels"):
+        read_label_map(path)
+
+
+def test_a_value_below_0_is_no_label(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "x.nii", _labels().astype(np.int8) - np.int8(1), AFFINE)
+    with pytest.raises(CaseError, match="values from -1 to 1, allowed are 0 to 3"):
         read_label_map(path)
 
 

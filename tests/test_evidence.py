@@ -67,6 +67,14 @@ def test_air_and_bone_by_hand() -> None:
     assert bone == 0.5
 
 
+def test_a_structure_that_fills_the_ct_has_no_air_around_it() -> None:
+    own = np.ones((3, 3, 3), dtype=bool)
+    own[0] = False
+    hu = np.where(own, KIDNEY_HU, np.nan).astype(np.float32)  # what is around lies outside the CT
+    assert air_and_bone(own, hu) == (0, 0)
+    assert air_and_bone(own[1:], hu[1:]) == (0, 0)
+
+
 def test_what_is_as_dense_as_bone_is_no_kidney() -> None:
     kidney = organ((140, 170, 60), 35)
     probability = np.where(kidney, SURE, 0.01).astype(np.float32)

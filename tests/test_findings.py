@@ -216,6 +216,16 @@ def test_sides_are_the_bodys_not_the_images() -> None:
     assert {k.side for k in findings_of(wide, shifted).kidneys} == {"left", "right"}
 
 
+def test_the_middle_is_that_of_the_body_or_without_one_of_the_image() -> None:
+    """Columns 0 to 99: 49.5; the kidneys' middles are columns 74.5 and 19.5, of 1 mm."""
+    _, labels = two_kidneys()
+    for value in (20, -1000):
+        hu = np.full(SHAPE, value, np.int16)
+        hu[:10, :, :80] = -1000  # below the kidneys the body lies elsewhere
+        left, right = findings_of(hu, labels).kidneys
+        assert (left.midline_mm, right.midline_mm) == (25.0, 30.0)
+
+
 def test_two_on_one_side_have_names_of_their_own() -> None:
     labels = np.zeros(SHAPE, np.uint8)
     labels[5:15, 20:40, 70:90] = 1
@@ -226,7 +236,13 @@ def test_two_on_one_side_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "ends"),
-    [(0, 20, ["inferior"]), (20, 40, ["superior"]), (0, 40, ["superior", "inferior"])],
+    [
+        (0, 20, ["inferior"]),
+        (20, 40, ["superior"]),
+        (0, 40, ["superior", "inferior"]),
+        (1, 39, ["superior", "inferior"]),  # 2 mm from the ends
+        (2, 38, []),  # 4 mm
+    ],
 )
 def test_a_kidney_at_the_scans_end_is_cut(low: int, high: int, ends: list[str]) -> None:
     labels = np.zeros(SHAPE, np.uint8)
@@ -242,15 +258,31 @@ def test_specks_count_to_the_nearest_tumor_of_their_kidney() -> None:
     labels = np.zeros((20, 30, 60), np.uint8)
     labels[2:18, 5:25, 5:55] = 1
     labels[5:11, 8:14, 8:14] = 2  # 216 mm³
-    labels[5:11, 8:13, 40:46] = 2  # 180 mm³
+    labels[5:10, 8:13, 40:44] = 2  # 100 mm³, as many as a tumor has at least
     labels[8, 10, 38] = 2  # one voxel, near the second
     parts = take_apart(labels, (1.0, 1.0, 1.0))
-    assert min(216, 180) > MIN_TUMOR_MM3 > 1
-    assert np.bincount(parts.tumors.ravel())[1:].tolist() == [216, 181]
+    assert MIN_TUMOR_MM3 == 100
+    assert np.bincount(parts.tumors.ravel())[1:].tolist() == [216, 101]
     findings = measure(ct_of(np.zeros(labels.shape, np.int16), (1.0, 1.0, 1.0)), labels, parts)
-    assert [t.ml for t in findings.tumors] == [0.22, 0.18]
+    assert [t.ml for t in findings.tumors] == [0.22, 0.1]
     assert findings.tumors[1].largest_extent_mm < 10  # of the tumor, not to the speck and back
     assert sum(np.bincount(parts.tumors.ravel())[1:]) == np.count_nonzero(labels == 2)
+
+
+def test_the_nearest_tumor_is_nearest_in_millimetres() -> None:
+    labels = np.ones((10, 15, 30), np.uint8)
+    labels[2:4, 5:10, 5:9] = 2  # 40 voxels of 5 mm³
+    labels[5:8, 5:10, 12:16] = 2  # 60
+    labels[6, 7, 7] = 2  # three slices from the first, 15 mm, and five columns from the second, 5 mm
+    tumors = take_apart(labels, (5.0, 1.0, 1.0)).tumors
+    assert np.bincount(tumors.ravel())[1:].tolist() == [61, 40]
+
+
+def test_tumors_are_numbered_from_the_largest_in_whichever_kidney() -> None:
+    hu, labels = two_kidneys()
+    labels[11:19, 22:38, 12:28] = 2  # 2048 voxels in the smaller kidney, 192 in the larger one
+    found = [(tumor.name, tumor.kidney) for tumor in findings_of(hu, labels).tumors]
+    assert found == [("tumor 1", "right kidney"), ("tumor 2", "left kidney")]
 
 
 def test_a_kidney_with_specks_alone_has_one_tumor() -> None:
@@ -281,6 +313,14 @@ def test_the_largest_kidney_with_its_tumors_comes_first() -> None:
     assert np.bincount(parts.kidneys.ravel()).tolist()[1:] == [4 * 4 * 8, 4 * 4 * 4]
 
 
+def test_a_structure_without_a_voxel_in_the_ct_has_no_number() -> None:
+    ids = np.zeros((4, 4, 12), np.uint8)
+    ids[1:3, 1:3, 1:4], ids[1:3, 1:3, 5:7], ids[1:3, 1:3, 8:10] = 1, 2, 3
+    labels = ((ids == 1) | (ids == 3)).astype(np.uint8)
+    kidneys = take_apart(labels, (1.0, 1.0, 1.0), ids, identity_roi(ids.shape)).kidneys  # type: ignore[arg-type]
+    assert np.bincount(kidneys.ravel())[1:].tolist() == [2 * 2 * 3, 2 * 2 * 2]
+
+
 def test_more_structures_than_a_byte_holds_stay_apart() -> None:
     labels = np.zeros((3, 3, 1201), np.uint8)
     labels[1, 1, 1::4] = 1
@@ -300,6 +340,31 @@ def test_probabilities_are_means_over_the_structure() -> None:
     assert (mass.mean_probability, mass.share_inside_kidney) == (0.8, 0.5)
 
 
+def test_a_tumors_probability_is_a_mean_over_the_kidneys_own_voxels() -> None:
+    """CT voxel x lies between ROI voxels x − 1 and x; the kidney begins with ROI voxel 3."""
+    labels = np.zeros((4, 4, 8), np.uint8)
+    labels[1:3, 1:3, 3:7] = 2
+    roi = Roi(RoiSpec((4, 4, 8), 1.0), (0.0, 0.0, 0.5), (1.0, 1.0, 1.0))
+    inside = np.zeros(labels.shape, bool)
+    inside[:, :, 3:] = True
+    tumor = np.where(inside, 0.8, 0.3).astype(np.float32)
+    networks = Probabilities(roi, tumor, tumor, inside)
+    (mass,) = findings_of(np.zeros(labels.shape, np.int16), labels, networks=networks).tumors
+    assert mass.mean_probability == 0.8
+
+
+@pytest.mark.parametrize(("start", "size", "is_cut"), [(8.0, 84, True), (7.0, 86, False)])
+def test_a_kidney_within_3_mm_of_the_regions_end_may_go_on_beyond(
+    start: float, size: int, is_cut: bool
+) -> None:
+    """Columns 10 to 89 hold kidneys; the region begins at column 7.5 or 6.5 and ends at 91.5 or 92.5."""
+    hu, labels = two_kidneys()
+    region = Roi(RoiSpec((40, 60, size), 1.0), (0.0, 0.0, start), (1.0, 1.0, 1.0))
+    nothing = np.zeros(region.spec.shape_vox, np.float32)
+    found = findings_of(hu, labels, networks=Probabilities(region, nothing, nothing, nothing > 0))
+    assert [kidney.cut_by_region for kidney in found.kidneys] == [is_cut, is_cut]
+
+
 def test_a_kidney_at_the_end_of_the_networks_region_is_told() -> None:
     hu, labels = two_kidneys()
     region = Roi(RoiSpec((40, 60, 50), 1.0), (0.0, 0.0, 40.0), (1.0, 1.0, 1.0))
@@ -308,6 +373,15 @@ def test_a_kidney_at_the_end_of_the_networks_region_is_told() -> None:
     left, right = findings_of(hu, labels, networks=ends).kidneys
     assert left.cut_by_region  # which ends at x = 90 with it, and the CT has 100
     assert right.cut_by_region  # lies before its beginning
+
+
+def test_a_region_that_ends_with_the_ct_cuts_no_kidney() -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[:20, :40, :30] = labels[20:, 20:, 60:] = 1
+    nothing = np.zeros(SHAPE, np.float32)
+    whole = Probabilities(identity_roi(SHAPE), nothing, nothing, labels > 0)
+    found = findings_of(np.zeros(SHAPE, np.int16), labels, networks=whole)
+    assert [kidney.cut_by_region for kidney in found.kidneys] == [False, False]
 
 
 def test_nothing_is_nothing() -> None:

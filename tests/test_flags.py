@@ -46,7 +46,7 @@ RAISED: list[tuple[str, Facts, str]] = [
     ("kidney-cut", left(cut_by_scan=["superior"]), "the scan's superior end"),
     ("region-cut", left(cut_by_region=True), "end of the region"),
     ("one-kidney", facts((LEFT,)), "only one kidney found, the left one"),
-    ("many-kidneys", facts((LEFT, RIGHT, replace(LEFT, name="left kidney 2"))), "3 kidneys"),
+    ("many-kidneys", facts((LEFT, RIGHT, replace(RIGHT, name="right kidney 2"))), "3 kidneys"),
     ("kidney-volume", left(ml=49.0, tumor_ml=20.9), "small for a kidney: 69.9 ml"),
     ("kidney-volume", left(ml=400.1), "large for a kidney: 400.1 ml"),
     ("kidney-place", left(midline_mm=29.9), "30 mm from the body's middle"),

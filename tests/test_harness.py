@@ -270,6 +270,25 @@ def test_files_of_root_are_caught(data: DataSet, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("_is_not_root")
+@pytest.mark.parametrize(
+    ("first", "axes", "is_flipped"),
+    [(6, (), False), (7, (), True), (0, (2,), True), (0, (1, 2), True), (0, (0, 1, 2), True)],
+)
+def test_a_label_map_that_fits_much_better_mirrored_is_flipped(
+    tmp_path: Path, first: int, axes: tuple[int, ...], is_flipped: bool
+) -> None:
+    """Ten voxels along x: moved by six they overlap by 4, mirrored by 6; by seven, by 3 and 7."""
+    truth = np.zeros((8, 8, 20), np.uint8)
+    truth[:4, :4, :10] = 1
+    predicted = np.flip(np.roll(truth, first, axis=2), axes)
+    for folder, labels in (("truth", truth), ("out", predicted)):
+        save_nifti(tmp_path / folder / "ward" / "a.nii", labels, np.eye(4))
+    case = Case("a", tmp_path / "a.nii", Path("ward", "a.nii"))
+    findings, _ = check_outputs([case], tmp_path / "out", tmp_path / "truth", is_run_whole=True)
+    assert [finding.reason for finding in findings] == (["flipped"] if is_flipped else [])
+
+
+@pytest.mark.usefixtures("_is_not_root")
 def test_values_between_labels_are_no_labels(data: DataSet, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for case in data.cases:
@@ -363,7 +382,17 @@ def test_progress_is_told_and_the_digest_is_the_engines(
     data: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a container that writes nothing, and no engine."""
-    monkeypatch.setattr(trial, "run_container", lambda *_, **__: Run(0, 1.0, False, ""))
+    limits: list[float] = []
+
+    def run_container(
+        contestant: Contestant, source: Path, output: Path, rules: Limits, *, seconds: float
+    ) -> Run:
+        limits.append(seconds)
+        assert output.stat().st_mode & 0o777 == 0o777  # whoever the container's user is may write there
+        return Run(exit_code, 1.0, False, "")
+
+    exit_code = 0
+    monkeypatch.setattr(trial, "run_container", run_container)
     monkeypatch.setattr(trial, "digest_of", lambda image: f"sha256:{image}")
     for mode, expected in (("cases", [1, 1]), ("batch", [2])):
         told: list[int] = []
@@ -373,6 +402,18 @@ def test_progress_is_told_and_the_digest_is_the_engines(
         assert told == expected
         assert as_row(result).digest == "sha256:x"
         assert {finding.reason for finding in result.findings} == {"missing"}
+    assert limits == [Limits.seconds, Limits.seconds, 2 * Limits.seconds]
+    exit_code = 1  # nothing is missing then: the crash is the cause
+    assert as_row(try_container(Contestant("x"), "cases", data, Limits())).reasons == "crash"
+
+
+def test_grand_challenges_list_of_sockets_is_staged_with_its_case(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    save_sitk(root / "images" / "ct" / "a.mha", np.ones((3, 4, 5), np.uint8))
+    (root / "inputs.json").write_text('[{"socket": {"relative_path": "images/ct"}}]')
+    (case,) = find_cases(root)
+    trial._stage(case, root, tmp_path / "staged")
+    assert files_under(tmp_path / "staged") == files_under(root)
 
 
 def test_a_leaderboard_that_is_none_is_wrong_usage(tmp_path: Path) -> None:

@@ -82,3 +82,5 @@ def test_one_odd_voxel_in_a_large_empty_volume_is_no_bug() -> None:
     hu = np.full((170, 170, 170), -1024, np.int16)
     hu[1, 1, 1] = 5
     check_hounsfield(PATH, hu)
+    with pytest.raises(CaseError, match="values run from 5 to 5, but for padding of -1024"):
+        check_hounsfield(PATH, -1019 - hu)  # the odd voxel is the lowest one

@@ -46,6 +46,7 @@ NOTHING = np.zeros(SHAPE, bool)
         (box((2, 7), (5, 15), (24, 35)), LEFT, (0, 1, 1)),
         (LEFT | RIGHT, LEFT | box((2, 7), (5, 15), (25, 70)), (1, 0, 0)),  # two for one
         (LEFT | box((12, 14), (30, 34), (5, 10)), LEFT, (1, 0, 0)),  # a speck of 40 mm³
+        (LEFT, LEFT | box((12, 14), (30, 35), (5, 15)), (1, 1, 0)),  # of 100 mm³, no speck
     ],
 )
 def test_lesions_by_hand(
@@ -137,18 +138,20 @@ def save(path: Path, labels: NDArray) -> None:
 
 def test_the_command_tells_all_of_it(tmp_path: Path) -> None:
     truth = np.where(LEFT | RIGHT, 2, np.where(box((1, 15), (3, 30), (3, 76)), 1, 0))
-    for number, predicted in enumerate((truth, np.where(RIGHT, 1, truth), np.minimum(truth, 1))):
+    elsewhere = box((10, 15), (20, 30), (30, 50))  # as large as either tumor
+    other = np.where(RIGHT, 1, np.where(elsewhere, 2, truth))
+    for number, predicted in enumerate((truth, other, np.minimum(truth, 1))):
         save(tmp_path / "truth" / f"case_{number}.nii.gz", truth)
         save(tmp_path / "ours" / f"case_{number}.nii.gz", predicted)
     flags = ["--lesions", "--volumes", "--hd95", "--bootstrap", "500", "--out", tmp_path / "r.json"]
     done = invoke(main, tmp_path / "ours", tmp_path / "truth", *flags)
     assert done.exit_code == 0, done.output
-    assert "3 of 6 tumors found (50.0%), 3 missed, 0 false (0.00 a case)" in done.stdout
+    assert "3 of 6 tumors found (50.0%), 3 missed, 1 false (0.33 a case)" in done.stdout
     report = json.loads((tmp_path / "r.json").read_text())
     by_hand = {
         "lesions_found": [2, 1, 0],
-        "tumor_error_ml": [0, -1, -2],
-        "tumor_error_percent": [0, -50, -100],
+        "tumor_error_ml": [0, 0, -2],
+        "tumor_error_percent": [0, 0, -100],
     }
     for name, values in by_hand.items():
         assert [case["grids"]["extras"][name] for case in report["cases"]] == pytest.approx(values)
@@ -158,8 +161,8 @@ def test_the_command_tells_all_of_it(tmp_path: Path) -> None:
         True,
     ]
     (extras,) = report["tables"]["extras"]
-    assert extras["total"] == {"lesions_found": 3, "lesions_missed": 3, "lesions_false": 0}
-    assert extras["mean"]["tumor_error_abs_ml"] == pytest.approx(1)
+    assert extras["total"] == {"lesions_found": 3, "lesions_missed": 3, "lesions_false": 1}
+    assert extras["mean"]["tumor_error_abs_ml"] == pytest.approx(2 / 3)
     (native,) = report["tables"]["native"]
     low, high = native["interval"]["tumor"]
     assert 0 <= low < native["mean"]["tumor"] < high <= 1

@@ -63,6 +63,16 @@ def test_pieces_give_what_the_whole_gives(
     assert n == n_expected
 
 
+def test_a_stream_may_give_a_few_bytes_at_a_time() -> None:
+    class Trickle(io.BytesIO):
+        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+            return super().readinto(buffer[:7])
+
+    body, stored = _body("<i2", 0, is_odd=False), np.empty(SHAPE, dtype=np.int16)
+    assert read_body(Trickle(body.tobytes(order="F")), body.dtype, stored) == 0
+    np.testing.assert_array_equal(stored, body)
+
+
 def test_a_stream_that_ends_early_is_told() -> None:
     content = bytes(2 * 5 * 4 * 7 - 1)
     with pytest.raises(EOFError, match="should follow"):

@@ -212,6 +212,13 @@ def _no_space(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
+def test_where_nothing_is_found_a_segment_of_each_kind_says_so() -> None:
+    labels = np.zeros((4, 4, 4), np.uint8)
+    segments = segments_of(labels, Findings(take_apart(labels, (1.0, 1.0, 1.0))))
+    assert [(s.kind, s.measures) for s in segments.described] == [("kidney", {"ml": 0}), ("tumor", {"ml": 0})]
+    assert not segments.numbers.any()
+
+
 def test_confetti_is_written_as_plain_labels() -> None:
     labels = np.zeros((4, 4, 4), np.uint8)
     labels[1, 1, 1] = 2

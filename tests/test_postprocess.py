@@ -13,6 +13,7 @@ from scipy import ndimage
 from inference.geometry import Roi, RoiSpec, Shape, Vector
 from inference.method.method import DEFAULT, PAPER
 from inference.method.postprocess import (
+    Box,
     Structures,
     grow_by_tumor,
     keep_kidneys,
@@ -30,6 +31,7 @@ class Restored(NamedTuple):
     voxels: tuple[tuple[int, int], ...]
 
 
+pytestmark = pytest.mark.filterwarnings("error")  # means of nothing would show on a user's terminal
 HALF = Thresholds(0.5, 0.5)
 BIG_VOXEL_MM3 = 5000.0
 """Three voxels of these are a kidney, two (10 cm³ exactly) are not."""
@@ -90,6 +92,22 @@ def test_corners_that_touch_make_one_structure() -> None:
     assert keep_kidneys(apart, BIG_VOXEL_MM3).volumes_mm3 == ()
 
 
+def test_a_structure_is_judged_in_a_box_one_voxel_larger_within_the_grid() -> None:
+    mask = np.zeros((9, 9, 9), dtype=bool)
+    mask[0:4, 3:6, 5:9] = True
+    seen: list[tuple[int, Box]] = []
+
+    def note(own: NDArray[np.bool_], box: Box) -> bool:
+        seen.append((int(np.count_nonzero(own)), box))
+        np.testing.assert_array_equal(own, mask[box])
+        return True
+
+    keep_kidneys(mask, BIG_VOXEL_MM3, note)
+    assert [(n, *((side.start, min(9, side.stop)) for side in box)) for n, box in seen] == [
+        (48, (0, 5), (2, 7), (4, 9))
+    ]
+
+
 def kept_tumors(
     tumor: NDArray[np.float32],
     kidneys: Structures,
@@ -115,6 +133,19 @@ def test_a_piece_whose_inside_is_fluid_is_a_cyst() -> None:
     for inside_hu, expected in ((19.0, without_cyst), (21.0, tumor), (-9.0, without_cyst), (-11.0, tumor)):
         hu[2:5, 2:5, 2:5] = inside_hu
         np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5, hu=hu), expected)
+
+
+def test_the_border_of_a_cyst_is_what_has_a_face_outside() -> None:
+    """Of a voxel and its six neighbours the middle one is inside; four voxels in a row have no inside."""
+    kidneys = keep_kidneys(np.ones((5, 5, 12), dtype=bool), BIG_VOXEL_MM3)
+    cross, tumor = ndimage.generate_binary_structure(3, 1), np.zeros((5, 5, 12), dtype=np.float32)
+    tumor[1:4, 1:4, 1:4][cross] = 0.9
+    tumor[2, 2, 6:10] = 0.9
+    hu = np.full(tumor.shape, 120, np.float32)
+    hu[2, 2, 2] = hu[2, 2, 6:10] = 5
+    expected = tumor.copy()
+    expected[:, :, :5] = 0
+    np.testing.assert_array_equal(kept_tumors(tumor, kidneys, 0.5, hu=hu), expected)
 
 
 def test_a_doubtful_piece_is_dropped() -> None:
@@ -254,7 +285,8 @@ def test_a_tumor_between_two_kidneys_is_the_larger_ones() -> None:
 
 def test_without_a_reach_or_a_tumor_kidneys_stay_as_they_are() -> None:
     kidney, tumor = np.zeros((2, 3, 3, 9), dtype=np.float32)
-    kidney[1, 1, 0:4], tumor[1, 1] = 0.9, 0.9
+    kidney[1, 1, 0:4] = kidney[1, 2, 3:7] = 0.9  # the box of both holds tumor that is no kidney
+    tumor[1, 1] = 0.9
     for mass, reach_vox in ((tumor, 0), (np.zeros_like(tumor), 3)):
         probability, structures = grown(kidney, mass, reach_vox)
         np.testing.assert_array_equal(probability, kidney)
@@ -338,6 +370,20 @@ def test_surface_between_two_voxels_is_kept() -> None:
     assert np.flatnonzero(
         restore_simply(kidney, None, roi, (3, 3, 48), nearest=True).labels[1, 1]
     ).tolist() == list(range(15))
+
+
+def test_a_surface_may_lie_almost_a_voxel_beyond_the_last_one_at_either_end() -> None:
+    """Probabilities 0, 0.4, 1, 1, 0.4, 0 along an axis: 1 − 0.6 · t / 6 > 0.5 for t < 5 of 6 CT voxels."""
+    for axis in range(3):
+        shape, step = [3, 3, 3], [1.0, 1.0, 1.0]
+        shape[axis], step[axis] = 6, 6.0
+        line = np.array([0, 0.4, 1, 1, 0.4, 0], dtype=np.float32)
+        kidney = np.moveaxis(np.broadcast_to(line, (3, 3, 6)), 2, axis)
+        roi = Roi(RoiSpec(tuple(shape), 6.0), (0.0, 0.0, 0.0), tuple(step))  # type: ignore[arg-type]
+        ct_shape = tuple(31 if n == axis else 3 for n in range(3))
+        labels = np.moveaxis(restore_simply(kidney, None, roi, ct_shape).labels, axis, 2)  # type: ignore[arg-type]
+        # the voxels of 1 are at CT index 12 and 18
+        assert np.flatnonzero(labels[1, 1]).tolist() == list(range(8, 23))
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])

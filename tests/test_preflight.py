@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from inference.formats import preflight
 from inference.formats.preflight import (
     Body,
     Bounded,
@@ -55,9 +56,12 @@ def test_a_bounded_stream_gives_what_it_has() -> None:
     stream = Bounded(io.BytesIO(b"x" * 100_000), 100_000)
     assert len(stream.read(70_000)) == 70_000
     assert len(stream.read(40_000)) == 30_000  # a small excess is an end, as of any file
-    stream.seek(0)
+    stream.seek(20_000)
     with pytest.raises(OverclaimError):
-        stream.read(100_001)
+        stream.read(80_001)
+    assert len(stream.read(80_000)) == 80_000
+    with pytest.raises(ValueError, match="a slice of 300000000 bytes"):
+        Bounded(io.BytesIO()).read(300_000_000)  # of a length that nobody knows
     with pytest.raises(OverclaimError):
         stream.seek(100_001)
     with pytest.raises(ValueError, match="a slice of -1 bytes"):
@@ -93,6 +97,7 @@ def test_dicom_is_known_by_how_it_begins(tmp_path: Path, content: bytes, expecte
         ("gzip", gzip.compress(bytes(16), mtime=0), True),
         ("gzip", zlib.compress(bytes(16)), True),
         ("gzip", gzip.compress(bytes(15), mtime=0), False),
+        ("gzip", gzip.compress(bytes(17), mtime=0), False),
         ("gzip", gzip.compress(bytes(16), mtime=0)[:-9], False),
         ("text", b"1 2 3 4 5 6 7 8", True),
         ("text", b"-1000 2\n3 4\t5 6 7 8\n\n", True),
@@ -101,14 +106,31 @@ def test_dicom_is_known_by_how_it_begins(tmp_path: Path, content: bytes, expecte
         ("text", b"12345678", False),
     ],
 )
-def test_voxels_are_as_many_as_claimed(tmp_path: Path, encoding: str, body: bytes, is_whole: bool) -> None:
+@pytest.mark.parametrize("piece_bytes", [8, preflight.PIECE_BYTES])
+def test_voxels_are_as_many_as_claimed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: str,
+    body: bytes,
+    is_whole: bool,
+    piece_bytes: int,
+) -> None:
     """Eight voxels of two bytes, behind three bytes of a header."""
+    monkeypatch.setattr(preflight, "PIECE_BYTES", piece_bytes)
     path = write(tmp_path / "x.nrrd", b"abc" + body)
     if is_whole:
         check_body(path, Body(path, 3, encoding), (2, 2, 2), 2)
     else:
         with pytest.raises(CaseError, match=r"x\.nrrd: "):
             check_body(path, Body(path, 3, encoding), (2, 2, 2), 2)
+
+
+def test_compressed_voxels_are_as_long_as_a_metaimage_says(tmp_path: Path) -> None:
+    body = zlib.compress(bytes(16))
+    path = write(tmp_path / "x.mha", body)
+    check_body(path, Body(path, 0, "gzip", len(body)), (2, 2, 2), 2)
+    with pytest.raises(CaseError, match="are not the 16 bytes it claims"):
+        check_body(path, Body(path, 0, "gzip", len(body) + 1), (2, 2, 2), 2)
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "hex"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from evaluation.label_grid import resample_labels
+from evaluation.label_grid import resample_labels, widening
 from inference.geometry import RoiSpec
 from inference.method.roi import place_roi
 from tests.helpers import invoke, truncate
@@ -18,6 +18,7 @@ from training.cache import (
     HU_STEP,
     IGNORE,
     LOWEST_HU,
+    MARGIN_MM,
     SCANS,
     SLAB_VOX,
     Scan,
@@ -97,6 +98,9 @@ def test_a_label_map_is_where_the_file_has_it(cache: Path) -> None:
         # tumor voxels 18..21, 30..39, 52..61 about the scan's centre, outer faces in mm
         np.testing.assert_allclose(voxels.min(0) - 1, [(18 - 15) * 4, 0, (52 - 40) * 2], atol=1)
         np.testing.assert_allclose(voxels.max(0) + 1, [(22 - 15) * 4, 20, (62 - 40) * 2], atol=1)
+        labelled = np.argwhere(found.labels)
+        around = np.stack([labelled.min(0), np.subtract(found.labels.shape, 1) - labelled.max(0)])
+        assert (around * found.spacing_mm >= MARGIN_MM - 1).all()
 
 
 def test_volumes_are_kept(cache: Path) -> None:
@@ -165,7 +169,7 @@ def test_an_index_says_what_scans_are(tmp_path: Path) -> None:
 def test_a_slice_becomes_a_slab_with_its_labels(tmp_path: Path) -> None:
     save_nifti(tmp_path / "one" / "imaging.nii.gz", np.where(truth() > 0, 100, -100).astype(np.int16)[19:20])
     save_nifti(tmp_path / "one" / "segmentation.nii.gz", truth()[19:20])
-    (tmp_path / "index.json").write_text(json.dumps({"one": {"case": 3, "slice": 19}}))
+    (tmp_path / "index.json").write_text(json.dumps({"one": {"case": 3, "slice": 0}}))
     assert not prepare(tmp_path, tmp_path / "cache", spacing_mm=4.0)
     (one,) = load_scans(tmp_path / "cache")
     assert one.is_slice
@@ -237,14 +241,38 @@ def test_totalsegmentators_layout(tmp_path: Path) -> None:
     assert not without.labels.any()
 
 
-def test_a_label_that_is_no_kidney_is_one_line_with_its_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [3, IGNORE])  # a cyst, as KiTS21 has them; what an index alone may hold
+def test_a_label_that_is_no_kidney_is_one_line_with_its_remedy(tmp_path: Path, value: int) -> None:
     folder = save_case(tmp_path / "data" / "case_00001", image=False)
     labels = truth().copy()
-    labels[9, 31, 11] = 3  # a cyst, as KiTS21 has them
+    labels[9, 31, 11] = value
     save_nifti(folder / "segmentation.nii.gz", labels)
     (reason,) = prepare(tmp_path / "data", tmp_path / "cache").values()
-    assert "values 0 to 3" in reason
+    assert f"values 0 to {value}" in reason
     assert "Merge cysts" in reason
+
+
+@pytest.mark.parametrize(
+    ("labels", "affine", "said"),
+    [
+        (
+            truth(),
+            kits_affine() + np.outer([1, 0, 0, 0], [0, 0, 0, 1]),
+            "lies on another grid than its CT. Get both again",
+        ),
+        (truth()[:, 1:], kits_affine(), "lies on another grid than its CT. Get both again"),
+        (0 * truth(), kits_affine(), "nothing is labelled. Get the file again"),
+    ],
+    ids=["1 mm off", "shorter", "empty"],
+)
+def test_a_label_map_that_cannot_be_its_cts_is_told(
+    tmp_path: Path, labels: NDArray[np.uint8], affine: NDArray[np.float64], said: str
+) -> None:
+    folder = save_case(tmp_path / "data" / "case_00001")
+    nib.save(nib.Nifti1Image(labels, affine), folder / "segmentation.nii.gz")
+    assert prepare(tmp_path / "data", tmp_path / "cache") == {
+        "case_00001": f"{folder / 'segmentation.nii.gz'}: {said}"
+    }
 
 
 def test_a_second_call_only_does_what_is_missing(data: Path, cache: Path) -> None:
@@ -253,6 +281,13 @@ def test_a_second_call_only_does_what_is_missing(data: Path, cache: Path) -> Non
     assert list(prepare(data, cache, spacing_mm=2.0)) == ["case_00030"]
     assert entry.stat().st_mtime_ns == before
     assert not list(cache.glob(".*"))
+
+
+def test_another_spacing_makes_scans_anew(tmp_path: Path) -> None:
+    save_case(tmp_path / "data" / "case_00001")
+    for spacing_mm in (4.0, 2.0):
+        assert not prepare(tmp_path / "data", tmp_path / "cache", spacing_mm=spacing_mm)
+        assert [scan.spacing_mm for scan in load_scans(tmp_path / "cache")] == [spacing_mm]
 
 
 def test_what_a_killed_call_leaves_is_no_entry(
@@ -284,6 +319,11 @@ def test_what_a_killed_call_leaves_is_no_entry(
 def test_the_command_counts_failures(data: Path, cache: Path) -> None:
     assert invoke(main, "prepare", data, cache / "nothing", "--help").exit_code == 0
     assert invoke(main, "prepare", cache, cache).exit_code == 2
+
+
+def test_a_grid_voxel_is_wider_than_smaller_ones_alone() -> None:
+    """A box of n voxels has the variance (n² − 1) / 12 more than one of them; a finer grid adds none."""
+    np.testing.assert_allclose(widening(np.array([0.5, 1.0, 2.0, 5.0])), [0, 0, 0.5, 2**0.5])
 
 
 def test_labels_on_an_equal_grid_stay_as_they_are() -> None:

@@ -133,7 +133,18 @@ def sample(root: Path) -> list[str]:
     return [str(root / folder) for folder in ("truth", "first", "second")]
 
 
-@pytest.mark.parametrize("wrong", ["submission", "folder", "file as folder"])
+def test_a_label_map_that_cannot_be_scored_is_told_and_scores_0(tmp_path: Path) -> None:
+    truth, first, second = sample(tmp_path)
+    save(tmp_path / "second" / "case_0.nii.gz", np.full((8, 8, 8), 7))
+    done = invoke(main, truth, first, second)
+    assert done.exit_code == 1
+    assert "values from 7 to 7, allowed are 0 to 3" in done.stderr
+    assert "it scores 0" in done.stderr
+    cells = [cell.strip() for cell in done.stdout.splitlines()[3].split("|")]
+    assert (cells[1], cells[3], cells[-2]) == ("second", "0.0000", "1 of 1")
+
+
+@pytest.mark.parametrize("wrong", ["submission", "same name", "folder", "file as folder"])
 def test_what_would_spoil_the_ranking_is_said_before_any_scoring(
     tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,13 +152,16 @@ def test_what_would_spoil_the_ranking_is_said_before_any_scoring(
     arguments = sample(tmp_path)
     if wrong == "submission":
         arguments.append(str(tmp_path / "mistyped"))
+    elif wrong == "same name":
+        (namesake := tmp_path / "other" / "second").mkdir(parents=True)
+        arguments.append(str(namesake))
     elif wrong == "folder":
         arguments += ["--out", str(tmp_path)]
     else:
         arguments += ["--out", str(tmp_path / "truth" / "case_0.nii.gz" / "board.csv")]
     done = invoke(main, *arguments)
     assert (done.exit_code, done.stdout) == (2, ""), done.exception
-    assert arguments[-1] in done.stderr
+    assert ("two submissions have one name" if wrong == "same name" else arguments[-1]) in done.stderr
 
 
 def test_a_ranking_without_its_extra_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import isnan, nan, pi
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,9 +26,10 @@ CPU = torch.device("cpu")
 SHAPE = (20, 24, 28)
 ROI = RoiSpec(shape_vox=(16, 24, 24), spacing_mm=3.0)
 CONFIG = replace(PRESETS["kidney-scans"], roi=ROI, base_channels=1)
+NO_KIDNEY: Any = {"labels": np.zeros(SHAPE, np.uint8), "has_kidney": False, "has_tumor": False}
 
 
-def scan(**changes: object) -> Scan:
+def scan(**changes: Any) -> Scan:
     """A box of kidney (200 HU) with a tumor (20 HU) in it, fat (−100) around, a corner to be ignored."""
     labels = np.zeros(SHAPE, dtype=np.uint8)
     labels[6:14, 8:16, 10:18] = KIDNEY
@@ -106,6 +107,18 @@ def test_crops_about_tumors_come_from_scans_that_show_one() -> None:
     source = RealScans([without, scan(), without], config)
     assert all((source[i][1] == TUMOR).any() for i in range(20))
     assert not any((RealScans([without], config)[i][1] == TUMOR).any() for i in range(5))
+
+
+def test_tumors_are_painted_into_scans_without_one_too() -> None:
+    """Where one is painted anyway, all scans are drawn from alike."""
+    dark = scan(grey=to_grey(np.full(SHAPE, -250.0)), labels=np.full(SHAPE, KIDNEY, np.uint8))
+    centres = CropCentres(kidney=0.0, tumor=1.0, border=0.0, elsewhere=0.0)
+    config = replace(
+        CONFIG, crop_vox=(8, 8, 8), scans=UNVARIED, sampling=replace(CONFIG.sampling, centres=centres)
+    )
+    source = RealScans([dark, scan()], config, painted_share=1.0)
+    is_dark = [float(source[i][0].median()) == 0 for i in range(20)]
+    assert 4 <= sum(is_dark) <= 16
 
 
 def test_enhancement_changes_the_kidneys_alone() -> None:
@@ -337,12 +350,11 @@ def test_tumors_are_not_validated_on_scans_without_a_kidney(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("fold", [None, (0, 2)])
 def test_a_case_with_a_scan_set_aside_is_not_trained_on(tmp_path: Path, fold: tuple[int, int] | None) -> None:
-    background = {"labels": np.zeros(SHAPE, np.uint8), "has_kidney": False, "has_tumor": False}
     cache = save_scans(
         tmp_path,
         scan(name="abdomen", case="both", role="set_aside"),
-        scan(name="chest", case="both", **background),
-        scan(name="head", case="other", **background),
+        scan(name="chest", case="both", **NO_KIDNEY),
+        scan(name="head", case="other", **NO_KIDNEY),
         scan(name="left_out", case="case_00002"),  # LEFT_OUT is about label maps and slices
         scan(name="labelled", case="case_1"),
     )
@@ -352,6 +364,40 @@ def test_a_case_with_a_scan_set_aside_is_not_trained_on(tmp_path: Path, fold: tu
     assert "other" in trained
     if fold is None:
         assert patients.training_names == ["head", "labelled", "left_out"]
+
+
+def some_slice(name: str, case: str) -> Scan:
+    return scan(name=name, case=case, is_slice=True, grey=scan().grey[8:9], labels=scan().labels[8:9])
+
+
+def test_folds_hold_out_whole_labelled_scans_and_no_slice_of_theirs_is_trained_on(tmp_path: Path) -> None:
+    cache = save_scans(
+        tmp_path,
+        *(scan(name=name, case=name) for name in ("a", "b")),
+        *(some_slice(f"slice_{name}", name) for name in ("a", "b", "0")),
+        some_slice("slice_left_out", "case_00002"),
+        scan(name="empty", case="d", **NO_KIDNEY),
+    )
+    seen = [Patients(CONFIG, cache, fold=(k, 2)) for k in range(2)]
+    assert sorted(patients.validation_names for patients in seen) == [["a"], ["b"]]
+    for patients in seen:
+        (other,) = {"a", "b"}.difference(patients.validation_names)
+        assert patients.training_names == sorted([other, "empty", f"slice_{other}", "slice_0"])
+    everything = Patients(CONFIG, cache, fold=None).training_names
+    assert everything == ["a", "b", "empty", "slice_0", "slice_a", "slice_b"]
+
+
+def test_each_source_draws_from_its_own_scans(tmp_path: Path) -> None:
+    cache = save_scans(
+        tmp_path, scan(name="whole"), some_slice("slice", "c"), scan(name="empty", case="d", **NO_KIDNEY)
+    )
+    shares = SourceShares(labelled=0.4, painted=0.3, background=0.2, slices=0.1)
+    mixture = Patients(replace(CONFIG, sources=shares), cache, fold=None)._mixture()
+    sources = [source for source in mixture.sources if isinstance(source, RealScans)]
+    assert mixture.shares == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    assert [([one.name for one in source.scans], source.painted_share) for source in sources] == [
+        (["whole"], 0.0), (["whole"], 1.0), (["empty"], 0.0), (["slice"], 0.5)
+    ]  # fmt: skip
 
 
 def test_sources_are_named_and_sum_to_one_in_the_shipped_chain() -> None:
@@ -405,6 +451,33 @@ def test_tumor_scores_by_hand() -> None:
     n_kidney, n_tumor = (one.labels == KIDNEY).sum(), (one.labels == TUMOR).sum()
     assert score.dsc == pytest.approx(2 * n_tumor / (n_kidney + 2 * n_tumor))  # no logit is below −2.2
     assert not score_tumors(brighter_than(60), [scan(has_kidney=False)], ROI, CPU, margin_vox=0)  # type: ignore[arg-type]
+
+
+def test_ignored_voxels_are_neither_found_nor_false() -> None:
+    """Half of the kidney is ignored, as bright as the rest."""
+    labels = scan().labels.copy()
+    labels[10:14][labels[10:14] == KIDNEY] = IGNORE
+    one = scan(labels=labels)
+    n_kidney, n_tumor = (labels == KIDNEY).sum(), (labels == TUMOR).sum()
+    (score,) = score_kidneys(brighter_than(100), [one], ROI, CPU)  # type: ignore[arg-type]
+    assert score.dsc == pytest.approx(2 * n_kidney / (2 * n_kidney + n_tumor))
+    assert score.false_ml == 0
+    (score,) = score_tumors(brighter_than(100), [one], ROI, CPU, margin_vox=2)  # type: ignore[arg-type]
+    assert score.false_ml == pytest.approx(n_kidney * 0.027)
+
+
+def test_networks_are_shown_their_grid_or_the_kidneys_and_a_margin() -> None:
+    shown: list[tuple[int, ...]] = []
+
+    def network(image: Tensor) -> Tensor:
+        shown.append(tuple(image.shape[2:]))
+        return brighter_than(100)(image)  # type: ignore[operator]
+
+    wide = replace(ROI, shape_vox=(24, 32, 40))  # wider than the scan by 4, 8 and 12 voxels
+    scores = [score_kidneys(network, [scan()], roi, CPU)[0] for roi in (wide, ROI)]
+    assert scores[0] == scores[1]
+    score_tumors(network, [scan()], ROI, CPU, margin_vox=0)  # all of the scan, in multiples of 8
+    assert shown == [wide.shape_vox, *[ROI.shape_vox] * 2, (24, 24, 32)]
 
 
 def test_the_summary_weighs_false_volume_against_dsc() -> None:

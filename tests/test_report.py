@@ -189,6 +189,10 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     cases = [a_case("a", seconds={"read": 0.5}), CaseReport("b", "/in/b", "b.nii", error="broken")]
     write_report(tmp_path / "r.json", cases, {"device": "cpu"})
     assert read_report(tmp_path / "r.json") == (cases, {"device": "cpu"})
+    content = json.loads((tmp_path / "r.json").read_text())
+    content["cases"][0]["of_a_later_version"] = 1
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    assert read_report(tmp_path / "r.json") == (cases, {"device": "cpu"})
 
 
 @pytest.mark.parametrize(
@@ -203,11 +207,18 @@ def test_what_is_no_report_is_told_as_such(tmp_path: Path, content: str) -> None
 
 
 def test_reports_of_shards_become_one(tmp_path: Path) -> None:
-    """Three shards; of a case that two know, the one that measured it counts, then the later one."""
+    """Three shards; of a case that two know, the one that measured it counts, then the later one.
+
+    Of two that did not, the one that left an empty map does.
+    """
     shards = {
         "0": [a_case("a"), CaseReport("c", "/in/c", "c.nii", status="skipped")],
-        "1": [a_case("b", tumor_ml=1.0), CaseReport("a", "/in/a", "a.nii", error="broken")],
-        "2": [a_case("c"), a_case("b", tumor_ml=2.0)],
+        "1": [
+            a_case("b", tumor_ml=1.0),
+            CaseReport("a", "/in/a", "a.nii", error="broken"),
+            CaseReport("d", "/in/d", "d.nii", status="background"),
+        ],
+        "2": [a_case("c"), a_case("b", tumor_ml=2.0), CaseReport("d", "/in/d", "d.nii", error="broken")],
     }
     paths = []
     for shard, cases in shards.items():
@@ -219,6 +230,7 @@ def test_reports_of_shards_become_one(tmp_path: Path) -> None:
         ("a", "written", 7.0),
         ("b", "written", 2.0),
         ("c", "written", 7.0),
+        ("d", "background", None),
     ]
     assert run["seconds"] == 4.5
     assert run["merged_shards"] == ["0/3", "1/3", "2/3"]

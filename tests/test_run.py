@@ -21,6 +21,7 @@ from inference.method.segment import segment
 from inference.networks.backends import DeviceMemoryError, Network
 from inference.networks.cascade import Cascade
 from inference.runner import run as run_module
+from inference.runner import stop
 from inference.runner.cases import find_cases
 from inference.runner.report import CaseReport
 from inference.runner.run import Options, run_cases
@@ -156,6 +157,23 @@ def test_kidneys_and_tumor_are_found_where_they_are(tmp_path: Path) -> None:
     assert {flag["rule"] for flag in report.flags} == {"kidney-volume", "kidney-place", "low-confidence"}
 
 
+def test_what_the_networks_say_of_a_tumor_is_measured_with_their_own_thresholds(tmp_path: Path) -> None:
+    """A kidney network that never says more than 0.4, with a threshold of 0.3."""
+    save_abdomens(tmp_path / "in", 1)
+    good = threshold_cascade()
+    careful = replace(
+        good,
+        kidney=lambda roi: np.float32(0.4) * good.kidney(roi),
+        kidney_metadata=replace(good.kidney_metadata, threshold=0.3),
+    )
+    method = replace(DEFAULT, min_mean_probability=0.0)
+    (report,) = run(tmp_path / "in", tmp_path / "out", careful, method=method)
+    (tumor,) = report.tumors
+    assert tumor["share_inside_kidney"] > 0.95
+    assert tumor["mean_probability"] > 0.7
+    assert all(0.35 < kidney["mean_probability"] <= 0.4 for kidney in report.kidneys)
+
+
 def test_no_kidney_gives_background_and_a_warning(tmp_path: Path) -> None:
     tumor_calls: list[int] = []
 
@@ -276,6 +294,20 @@ def test_paper_keeps_pieces_of_tumor_that_the_network_is_unsure_of() -> None:
         labels = segment(hu, ABDOMEN_SPACING_MM, replace(cascade, tumor=unsure_on_the_right), method).labels
         assert (labels[other] == 2).any() == kept
         assert np.count_nonzero(labels == 2) > 40  # the sure one
+
+
+def test_a_tumors_least_volume_and_threshold_are_those_of_its_own_weights() -> None:
+    hu, cascade = abdomen(), threshold_cascade()
+    truth_mm3 = np.count_nonzero(hu == TUMOR_HU) * float(np.prod(ABDOMEN_SPACING_MM))
+    for changes, is_found in (
+        ({"min_tumor_mm3": 0.5 * truth_mm3}, True),
+        ({"min_tumor_mm3": 2 * truth_mm3}, False),
+        ({"threshold": 0.99}, False),  # the network that thresholds is never as sure
+    ):
+        own = replace(cascade, tumor_metadata=replace(cascade.tumor_metadata, **changes))
+        labels = segment(hu, ABDOMEN_SPACING_MM, own).labels
+        assert (labels == 1).any()
+        assert (labels == 2).any() == is_found
 
 
 def test_a_tumor_reaches_out_of_its_kidney_as_far_as_its_network_was_taught() -> None:
@@ -411,22 +443,28 @@ def test_background_for_a_dicom_series_that_was_read(tmp_path: Path) -> None:
     assert load_nifti(tmp_path / "out" / "ann.nii.gz").shape == (48, 40, 24)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((errno.ENOSPC, "No space left on device", "/out/x"), "/out/x: No space left on device"),
+        (("x: not written whole",), "ct_1.nii.gz: x: not written whole"),  # a writer's own
+    ],
+)
 def test_a_failed_write_is_noted_and_the_next_case_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[Any, ...], said: str
 ) -> None:
     save_abdomens(tmp_path / "in", 3)
     write = run_module.write_label_map
 
-    def full_once(path: Path, *arguments: Any) -> None:
+    def full_once(path: Path, *rest: Any) -> None:
         if path.name == "ct_1.nii.gz":
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(path, *arguments)
+            raise OSError(*arguments)
+        write(path, *rest)
 
     monkeypatch.setattr(run_module, "write_label_map", full_once)
     reports = by_name(run(tmp_path / "in", tmp_path / "out"))
     assert [reports[f"ct_{i}"].status for i in range(3)] == ["written", "failed", "written"]
-    error = reports["ct_1"].error
-    assert error == f"{tmp_path / 'out' / 'ct_1.nii.gz'}: No space left on device. Check the output folder"
+    assert reports["ct_1"].error == f"{said}. Check the output folder"
     assert files_under(tmp_path / "out") == ["ct_0.nii.gz", "ct_2.nii.gz"]
 
 
@@ -498,14 +536,14 @@ def test_an_empty_file_or_a_folder_is_no_output_to_skip(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
-    save_abdomens(tmp_path / "in", 1)
+    save_abdomens(tmp_path / "in" / "ward", 1)
     for folder in ("out", "png", "p"):
-        (tmp_path / folder / ".partial-x").mkdir(parents=True)
+        (tmp_path / folder / "ward" / ".partial-x").mkdir(parents=True)
     options: dict[str, Any] = {"previews": tmp_path / "png", "probabilities": tmp_path / "p"}
     run(tmp_path / "in", tmp_path / "out", **options)
-    assert files_under(tmp_path / "out") == ["ct_0.nii.gz"]
-    assert files_under(tmp_path / "png") == ["ct_0.png"]
-    assert files_under(tmp_path / "p") == ["ct_0_kidney.nii.gz", "ct_0_tumor.nii.gz"]
+    assert files_under(tmp_path / "out") == ["ward", "ward/ct_0.nii.gz"]
+    assert files_under(tmp_path / "png") == ["ward", "ward/ct_0.png"]
+    assert files_under(tmp_path / "p") == ["ward", "ward/ct_0_kidney.nii.gz", "ward/ct_0_tumor.nii.gz"]
 
 
 def test_whole_body_scan_is_segmented_where_the_kidneys_are(tmp_path: Path) -> None:
@@ -532,6 +570,28 @@ def test_existing_outputs_are_skipped_and_stay_as_they_are(tmp_path: Path) -> No
     assert [report.status for report in again] == ["skipped"] * 3
 
 
+@pytest.mark.parametrize(
+    ("earlier", "status"),
+    [
+        ({"status": "written", "kidney_ml": 9.0, "recipe": {"weights": 2}}, "skipped"),
+        ({"status": "written", "kidney_ml": 9.0, "recipe": {"weights": 1}}, "written"),
+        ({"status": "skipped", "kidney_ml": 9.0, "recipe": {"weights": 2}}, "skipped"),
+        ({"status": "background", "recipe": {"weights": 2}}, "written"),  # it failed: once more
+        ({"status": "written", "kidney_ml": 9.0}, "skipped"),  # nobody knows how it was made
+    ],
+)
+def test_what_an_earlier_report_says_decides_what_is_skipped(
+    tmp_path: Path, earlier: dict[str, Any], status: str
+) -> None:
+    save_abdomens(tmp_path / "in", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ct_0.nii.gz").write_bytes(b"done earlier")
+    known = {"ct_0.nii.gz": CaseReport("ct_0", "", "ct_0.nii.gz", **earlier)}
+    options: dict[str, Any] = {"skip_existing": True, "earlier": known, "recipe": {"weights": 2}}
+    (report,) = run(tmp_path / "in", tmp_path / "out", **options)
+    assert report.status == status
+
+
 def test_existing_outputs_are_replaced_otherwise(tmp_path: Path) -> None:
     save_abdomens(tmp_path / "in", 1)
     (tmp_path / "out").mkdir()
@@ -552,6 +612,21 @@ def test_progress_is_told_after_every_case(tmp_path: Path) -> None:
     )
     whole = [("ct_0", "written"), ("ct_1", "failed"), ("ct_2", "written")]
     assert seen == [whole[:1], whole[:2], whole]
+
+
+def test_no_signal_ends_the_process_while_progress_is_told(tmp_path: Path) -> None:
+    """Of cases that are skipped, and of those that are written: a report is written then."""
+    save_abdomens(tmp_path / "in", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ct_0.nii.gz").write_bytes(b"done earlier")
+    is_held: list[bool] = []
+    run_cases(
+        find_cases(tmp_path / "in"),
+        threshold_cascade(),
+        Options(tmp_path / "out", skip_existing=True),
+        done=lambda reports: is_held.append(stop._write.locked()),
+    )
+    assert is_held == [True, True]
 
 
 def test_no_case_is_no_work(tmp_path: Path) -> None:

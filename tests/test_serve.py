@@ -107,6 +107,16 @@ def test_a_client_that_goes_away_is_a_line(server: Server, sent: bytes) -> None:
     assert server.ask("GET", "/health") == 200
 
 
+def test_a_silent_client_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve.Handler, "timeout", serve.Handler.timeout / 100)
+    with (
+        serve.Server(("127.0.0.1", 0), serve.Handler) as listening,
+        socket.create_connection(listening.server_address[:2], timeout=60) as client,
+    ):
+        listening.handle_request()
+        assert client.recv(1) == b""
+
+
 def test_a_port_in_use_is_2_in_one_line(server: Server) -> None:
     words = [sys.executable, "-m", "inference.serve", "--port", str(server.port)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)

@@ -27,15 +27,16 @@ from inference.networks.cascade import WEIGHTS_FOLDERS
 from inference.networks.vnet import VNet
 from inference.networks.weights import WeightsMetadata, load_weights, save_weights
 from tests.helpers import invoke, write_weights
+from tests.test_weights import Trap
 from training.cache import IGNORE, LabelMap, cached_names, load_label_maps
 from training.chain import CHAIN, PRESETS, TINY_CHAIN
-from training.checkpoints import METADATA, export_weights, load_tensors
+from training.checkpoints import METADATA, STATE, export_weights, load_tensors
 from training.cli import main
 from training.config import AS_THEY_ARE, LossConfig, SamplingConfig, SourceShares, TrainConfig
 from training.data import CachedSamples, EpochSampler, Patients, split_cases
 from training.module import Segmentation, checkpoint_activations
 from training.prepare import prepare
-from training.reproduce import averaged_rounds, reproduce
+from training.reproduce import averaged_rounds, reproduce, waves
 from training.synthetic import SyntheticPatients, coarsen, draw_label_map, edit_labels, place_patient
 from training.train import RunOptions, _callbacks, bearable_precision, train
 
@@ -116,15 +117,26 @@ def test_phases_follow_their_shares_and_nothing_else_of_a_sample_does() -> None:
             assert hu[0] < 60 < hu[1]
 
 
+def undecided_loss(weights: LossConfig, labels: Tensor) -> float:
+    """Of a kidney network whose probability is one half everywhere: a voxel's cross-entropy is log 2."""
+    config = replace(TINY, loss=weights)
+    module = Segmentation(config, WeightsMetadata(stage="kidney", roi=TINY.roi, base_channels=1))
+    with torch.no_grad():
+        module.net.head.weight.zero_()
+        module.net.head.bias.zero_()
+    return float(module._loss((torch.zeros(1, 1, 16, 16, 16), labels))[0].detach())
+
+
+def test_false_volume_costs_by_the_litre() -> None:
+    labels = torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
+    labels[:, :4] = 1  # half of the other 12 · 256 voxels of 12 mm is false
+    without, with_it = (undecided_loss(LossConfig(false_volume=w), labels) for w in (0.0, 1.0))
+    assert with_it - without == pytest.approx(0.5 * 12 * 256 * 12**3 / 1e6, rel=1e-5)
+
+
 def test_the_kidney_loss_weighs_tumor_voxels() -> None:
     def loss(tumor_weight: float, labels: Tensor) -> float:
-        config = replace(TINY, loss=LossConfig(cross_entropy=1.0, tumor_weight=tumor_weight))
-        torch.manual_seed(0)
-        module = Segmentation(config, WeightsMetadata(stage="kidney", roi=TINY.roi, base_channels=4))
-        with torch.no_grad():
-            module.net.head.weight.zero_()
-            module.net.head.bias.zero_()  # probability one half everywhere: each voxel costs log 2
-        return float(module._loss((torch.zeros(1, 1, 16, 16, 16), labels))[0].detach())
+        return undecided_loss(LossConfig(cross_entropy=1.0, tumor_weight=tumor_weight), labels)
 
     labels = torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
     labels[:, :8], labels[:, :4] = 1, 2  # a quarter kidney, a quarter tumor
@@ -142,6 +154,13 @@ def test_the_tumor_loss_sees_the_kidneys_and_a_margin() -> None:
         target, mask = module._target(labels)
         assert torch.equal(target[0, 0] > 0, labels[0] == 2)
         assert int(mask.sum()) == seen
+        module.scores, module.log = [], lambda *_, **__: None  # type: ignore[method-assign]
+        module.forward = torch.ones_like  # type: ignore[assignment]
+        module.validation_step((torch.zeros(1, 1, 12, 12, 12), labels), 1)
+        assert module.scores == pytest.approx([2 / (seen + 1)])  # all that is seen, and one voxel of tumor
+        labels[0, 5, 5, 6] = IGNORE  # in the margin
+        assert int(module._target(labels)[1].sum()) == seen - (margin_vox > 0)
+        labels[0, 5, 5, 6] = 0
 
 
 def test_ignored_voxels_are_in_no_loss() -> None:
@@ -348,16 +367,21 @@ def test_the_mean_of_networks_by_hand(tmp_path: Path) -> None:
         save_weights(tmp_path / name, net, contract)
         return tmp_path / name
 
-    one, three = write("one", 1.0), write("three", 3.0)
+    one, three = write("one", 1.0, version="1"), write("three", 3.0, version="3")
     assert invoke(main, "average", tmp_path / "out", one, three).exit_code == 0
     mean = load_weights(tmp_path / "out", "kidney")
     assert {float(v) for t in mean.tensors.values() for v in t.ravel() if t.dtype == np.float32} == {2.0}
     assert mean.metadata.provenance["mean_of"] == "one + three"
-    other = tmp_path / "tumor"
-    save_weights(other, VNet(base_channels=1), WeightsMetadata("tumor", TINY.roi, 1))
-    refused = invoke(main, "average", tmp_path / "no", one, other)
-    assert refused.exit_code == 2
-    assert not (tmp_path / "no").exists()
+    assert mean.metadata.version == "3"  # the last one's
+    for other in (
+        WeightsMetadata("tumor", TINY.roi, 1),
+        WeightsMetadata("kidney", replace(TINY.roi, spacing_mm=3.0), 1),
+        WeightsMetadata("kidney", TINY.roi, 2),
+    ):
+        save_weights(tmp_path / "other", VNet(base_channels=other.base_channels), other)
+        refused = invoke(main, "average", tmp_path / "no", one, tmp_path / "other")
+        assert refused.exit_code == 2
+        assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("has_it", [True, False])
@@ -427,6 +451,13 @@ def test_what_is_no_checkpoint_is_one_line(
     (line,) = caplog.messages
     assert line.startswith(f"{junk}: not a checkpoint of this project's training. ")
     assert "\n" not in line
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    torch.save({METADATA: "{}", STATE: Trap(tmp_path / "executed")}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint of this project"):
+        load_tensors(tmp_path / "x.ckpt")
+    assert not (tmp_path / "executed").exists()
 
 
 def test_activation_checkpointing_changes_nothing_but_memory() -> None:
@@ -663,16 +694,50 @@ def test_a_round_from_nothing_takes_no_weights_and_writes_its_networks_file(
     assert names == ["coarse.safetensors", "kidney.safetensors"]
 
 
+def test_each_run_has_its_seed_steps_part_and_start_and_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[tuple[Any, ...]] = []
+
+    def fake(config: TrainConfig, options: RunOptions, *, name: str) -> None:
+        start = options.init.relative_to(tmp_path / "runs").parent.as_posix() if options.init else None
+        runs.append((config.seed, config.max_epochs, options.fold, options.workers, start))
+        weights = WeightsMetadata(config.stage, config.roi, 1, provenance={"validation_dsc": "0.5"})
+        options.out.mkdir(parents=True)
+        save_weights(options.out / f"{config.stage}.safetensors", VNet(base_channels=1), weights)
+
+    monkeypatch.setattr("training.reproduce.train", fake)
+    config = replace(TINY, seed=10)
+    first = replace(TINY_CHAIN[0], name="first", config=config, parts=2)
+    second = replace(first, name="second", parent="first")
+    alone = replace(first, name="alone", parent="second", parts=1)
+    shipped = write_weights(tmp_path / "shipped", provenance={"validation_dsc": "0.52"})
+    steps = 2 * config.steps_per_epoch + 1
+    chain = (first, second, alone)
+    (reached,) = reproduce([], tmp_path, chain=chain, shipped=shipped, seed=3, workers=4, max_steps=steps)
+    assert runs == [
+        (13, 2, (0, 2), 4, None),
+        (13, 2, (1, 2), 4, None),
+        (13, 2, (0, 2), 4, "first/part-0"),
+        (13, 2, (1, 2), 4, "first/part-1"),
+        (13, 2, None, 4, "second/part-0"),
+    ]
+    assert (reached.reached, reached.shipped, reached.agrees) == (0.5, 0.52, False)
+    for shipped_dsc, agrees in ((None, True), (0.505, True), (0.495, True), (0.485, False)):
+        assert replace(reached, shipped=shipped_dsc).agrees == agrees
+
+
 def test_cases_that_are_tested_on_are_neither_synthesised_nor_shown_in_slices(tmp_path: Path) -> None:
     data, cache = tmp_path / "kits19", tmp_path / "cache"
     invoke(main, "synthesize", data, "--cases", 4, "--spacing-mm", 8)
+    (data / "case_90000").rename(data / "case_00002")  # one of those kept for testing, whatever the fold
     assert not prepare(data, cache, spacing_mm=TINY.roi.spacing_mm)
-    patients = Patients(TINY, cache, fold=(1, 2))
-    held_out = {scan.case for scan in patients.validation_scans}
-    assert len(held_out) == 2
-    assert not held_out & {scan.case for scan in patients.scans}
-    assert not held_out & set(patients.map_names)
-    assert "case_00002" not in patients.map_names  # one of those kept for testing, whatever the fold
+    for k in range(2):
+        patients = Patients(TINY, cache, fold=(k, 2))
+        held_out = {scan.case for scan in patients.validation_scans}
+        assert len(held_out) == 2
+        assert not held_out & {scan.case for scan in patients.scans}
+        assert set(patients.map_names) == set(cached_names(cache)) - held_out - {"case_00002"}
     everything = Patients(TINY, cache, fold=None)
     assert len(everything.scans) == 4
 
@@ -683,6 +748,7 @@ def test_the_learning_rate_falls_in_the_time_that_there_is(monkeypatch: pytest.M
     config = replace(TINY, max_epochs=1000)
     module = Segmentation(config, WeightsMetadata("kidney", TINY.roi, 1), max_seconds=100.0)
     rate = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]  # type: ignore[index,call-overload]
+    assert rate(0) == 1 / config.optimiser.warmup_steps
     step = config.optimiser.warmup_steps + 1
     assert rate(step) == pytest.approx(1.0, abs=1e-3)
     now[0] = 50.0
@@ -707,3 +773,5 @@ def test_the_shipped_networks_are_those_of_the_chain() -> None:
 def test_wrong_usage_is_said() -> None:
     assert invoke(main, "train", "paper-kidney", "--out", "nowhere", "--fold", "10/10").exit_code == 2
     assert invoke(main, "train", "nonsense", "--out", "nowhere").exit_code == 2
+    with pytest.raises(ValueError, match="its parent lost is no round of the chain"):
+        list(waves([TINY_CHAIN[0], replace(TINY_CHAIN[0], name="orphan", parent="lost")]))

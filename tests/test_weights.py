@@ -87,6 +87,9 @@ def test_same_model_same_bytes(weights: Path, tmp_path: Path) -> None:
 def test_checksum_that_fits_passes_also_among_others(weights: Path) -> None:
     sums(weights, "0" * 64 + "  tumor.safetensors", sum_line(weights))
     assert load_weights(weights, "kidney").metadata == METADATA
+    checksums = weights.with_name("SHA256SUMS")
+    checksums.write_bytes(b"\xfc\n" + checksums.read_bytes())
+    assert load_weights(weights, "kidney").metadata == METADATA
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -173,7 +176,7 @@ def test_a_foreign_safetensors_file(weights: Path) -> None:
         load_weights(weights, "kidney")
 
 
-class _Trap:
+class Trap:
     """Unpickling this would leave a trace."""
 
     def __init__(self, path: Path) -> None:
@@ -184,10 +187,10 @@ class _Trap:
 
 
 def test_a_pickle_is_refused_and_not_run(weights: Path, tmp_path: Path) -> None:
-    weights.write_bytes(pickle.dumps(_Trap(tmp_path / "executed")))
+    weights.write_bytes(pickle.dumps(Trap(tmp_path / "executed")))
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
         load_weights(weights, "kidney")
-    torch.save({"trap": _Trap(tmp_path / "executed")}, weights)
+    torch.save({"trap": Trap(tmp_path / "executed")}, weights)
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
         load_weights(weights, "kidney")
     assert not (tmp_path / "executed").exists()
@@ -217,9 +220,12 @@ def test_a_pickle_is_refused_and_not_run(weights: Path, tmp_path: Path) -> None:
         changed(roi__window_hu=[100.0]),
         changed(roi__window_hu=[240.0, -160.0]),
         changed(roi__unknown=1),
-        changed(threshold=1.5),
+        changed(threshold=1.0),  # no voxel would be above it
         changed(margin_vox=-1),
         changed(mirror="no"),
+        changed(bf16="no"),
+        changed(roi__shape_vox=[1024, 512, 512]),
+        pytest.param("[" * 200_000, id="brackets"),
         changed(margin_vox=2.5),
         changed(margin_vox=10**9),
         changed(threshold=float("nan")),
@@ -258,18 +264,20 @@ def test_saved_weights_can_be_read_by_any_user(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize(
+    ("method", "name"), [("read_bytes", r"kidney\.safetensors"), ("read_text", "SHA256SUMS")]
+)
 def test_weights_that_cannot_be_read_are_a_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, monkeypatch: pytest.MonkeyPatch, method: str, name: str
 ) -> None:
-    path = tmp_path / "kidney.safetensors"
-    save_weights(path, VNet(base_channels=1), WeightsMetadata(stage="kidney", base_channels=1))
+    sums(weights, sum_line(weights))
 
-    def denied(self: Path) -> bytes:
+    def denied(self: Path, **_: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(WeightsError, match=r"kidney\.safetensors: cannot be read \(Permission denied\)"):
-        load_weights(path, "kidney")
+    monkeypatch.setattr(Path, method, denied)
+    with pytest.raises(WeightsError, match=rf"{name}: cannot be read \(Permission denied\). Change its"):
+        load_weights(weights, "kidney")
 
 
 def test_a_git_lfs_pointer_is_told_as_one(tmp_path: Path) -> None:

@@ -42,24 +42,16 @@ class RealScans(Dataset[Sample]):
         scans: to draw from, each as often as the others.
         config: of the run.
         painted_share: of samples with lesions painted into the kidneys.
-        stream: `TRAINING`, or `VALIDATION`: every scan in its turn.
     """
 
-    def __init__(
-        self,
-        scans: Sequence[Scan],
-        config: TrainConfig,
-        *,
-        painted_share: float = 0.0,
-        stream: int = TRAINING,
-    ) -> None:
-        self.scans, self.config, self.painted_share, self.stream = scans, config, painted_share, stream
+    def __init__(self, scans: Sequence[Scan], config: TrainConfig, *, painted_share: float = 0.0) -> None:
+        self.scans, self.config, self.painted_share = scans, config, painted_share
         self.with_tumor = [scan for scan in scans if scan.tumor_voxels.size]
         _check_spacing(scans, config.roi.spacing_mm, is_resampled=True)
 
     def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng([self.config.seed, self.stream, index, 1])
-        pick = index if self.stream == VALIDATION else int(rng.integers(len(self.scans)))
+        rng = np.random.default_rng([self.config.seed, TRAINING, index, 1])
+        pick = int(rng.integers(len(self.scans)))
         centre, painted = self._centre(rng), rng.random() < self.painted_share
         # few scans show a tumor: where one is wanted, it comes from those
         scans = self.with_tumor if centre == "tumor" and not painted and self.with_tumor else self.scans

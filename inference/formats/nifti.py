@@ -105,8 +105,7 @@ def write(path: Path, stored: NDArray[np.uint8], native: NativeGrid) -> None:
 
 
 def _write_stream(file: Any, header: Any, stored: NDArray[np.uint8]) -> None:
-    header.write_to(file)
-    file.write(bytes(header.get_data_offset() - file.tell()))
+    header.write_to(file)  # with its extensions; voxels begin behind them, since an image forgets the offset
     for slab in in_disk_order(stored):
         file.write(slab)
 

@@ -375,7 +375,7 @@ def _written_suffix(path: Path) -> str:
 
 
 def _suffix(name: str) -> str:
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
+    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
     return name[len(name) - len(suffix) :]
 
 

@@ -289,7 +289,7 @@ def _largest_first(mask: NDArray[np.bool_]) -> NDArray[np.uint16]:
 
 
 def _by_size(pieces: NDArray[Any]) -> NDArray[np.uint16]:
-    """The same pieces, numbered from the largest on."""
+    """The same pieces, numbered from the largest on; numbers without a voxel are left out."""
     n = int(pieces.max()) + 1
     sizes = np.zeros(n, np.intp)
     for plane in pieces:  # NumPy counts and looks up in copies of eight bytes a voxel
@@ -321,7 +321,7 @@ def _tumors_of(mask: NDArray[np.bool_], voxel_mm3: float, spacing_mm: Vector) ->
 def _nearest_ids(labels: NDArray[np.uint8], box: Box, ids: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
     """The structure nearest to each labelled voxel of a box in the CT, by the ROI voxel that it lies in.
 
-    uint8, of the labels' shape; 0 where there is no label; no number without a voxel.
+    uint8, of the labels' shape; 0 where there is no label.
     """
     near_box = ndimage.find_objects((ids > 0).view(np.uint8))[0]
     near = ids[near_box]
@@ -335,14 +335,9 @@ def _nearest_ids(labels: NDArray[np.uint8], box: Box, ids: NDArray[np.uint8], ro
         index.append(np.clip(on_roi - inner.start, 0, n - 1))
     z, y, x = index
     found = np.empty(labels.shape, np.uint8)
-    counts = np.zeros(256, np.intp)
     for i, plane in enumerate(near[k][y] for k in z):
         np.multiply(plane[:, x], labels[i] > 0, out=found[i])
-        counts += np.bincount(found[i].ravel(), minlength=256)
-    number = np.zeros(256, np.uint8)
-    present = 1 + np.flatnonzero(counts[1:])
-    number[present] = np.arange(1, present.size + 1)
-    return found if np.array_equal(present, np.arange(1, present.size + 1)) else number[found]
+    return found
 
 
 def _body_middle(hu: NDArray[np.int16]) -> float:
