@@ -143,10 +143,15 @@ def _on_roi(labels: NDArray[np.int16], roi: Roi) -> NDArray[np.uint8]:
 )
 @click.option("--weights", type=click.Path(path_type=Path), default=Path("weights"), show_default=True)
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table there too.")
-@click.option("--only", default="", help="Scans whose name holds this.")
+@click.option("--only", multiple=True, help="Scans whose name holds this; repeatable.")
 @click.option("--altered", "is_altered", is_flag=True, help="Each scan in a dozen other ways, too.")
 def main(
-    cts: Path, truth: Path | None, weights: Path, csv_path: Path | None, only: str, is_altered: bool
+    cts: Path,
+    truth: Path | None,
+    weights: Path,
+    csv_path: Path | None,
+    only: tuple[str, ...],
+    is_altered: bool,
 ) -> None:
     """Print the table."""
     cascade = load_cascade(weights, device="cpu")
@@ -155,7 +160,7 @@ def main(
     click.echo("  ".join([f"{names[0]:44}", *(f"{name:>9}" for name in names[1:])]))
     rows: list[Structure] = []
     for name, source, reference in with_references(cts, truth):
-        if only in name:
+        if not only or any(part in name for part in only):
             is_empty = index.get(name, {}).get("labels", "").startswith("no kidney")
             for row in structures_of(name, source, cascade, reference, is_empty, is_altered=is_altered):
                 rows.append(row)
