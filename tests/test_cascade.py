@@ -295,3 +295,23 @@ def test_the_coarse_network_decides_in_the_whole_method() -> None:
     assert labels[:, :12].any()
     assert not labels[:, 12:].any()
     assert segment(hu, SPACING_MM, cascade, PAPER).labels[:, 12:].any()
+
+
+def test_what_the_coarse_network_fills_in_is_in_the_label_map() -> None:
+    hu = np.zeros((16, 24, 24), dtype=np.int16)
+    spec, wide = RoiSpec(hu.shape, 4.0), RoiSpec((8, 16, 16), 8.0)
+    whole, found = np.s_[4:12, 2:9, 4:20], np.s_[4:12, 2:9, 4:12]
+
+    def doubtful(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        answer = np.zeros_like(image)
+        answer[whole], answer[found] = 0.1, 0.99
+        return answer
+
+    cascade = Cascade(
+        doubtful, lambda image: image * 0, metadata("kidney", spec), metadata("tumor", spec),
+        coarse=lambda image: image * 0 + np.float32(0.95), coarse_metadata=metadata("kidney", wide),
+    )  # fmt: skip
+    for method, box in ((DEFAULT, whole), (replace(DEFAULT, sure_coarse_probability=1.0), found)):
+        expected = np.zeros(hu.shape)
+        expected[box] = 1
+        np.testing.assert_array_equal(segment(hu, SPACING_MM, cascade, method).labels, expected)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from inference.geometry import RoiSpec, Vector
 from inference.method.cascade import locate_kidneys
-from inference.method.evidence import air_and_bone, segment_kidneys
+from inference.method.evidence import air_and_bone, fill, segment_kidneys
 from inference.method.method import DEFAULT, PAPER, Method
 from inference.networks.cascade import Cascade
 from tests.helpers import AIR_HU, FAT_HU, KIDNEY_HU, ball, metadata
@@ -52,6 +52,36 @@ def test_what_the_coarse_network_calls_no_kidney_is_none(p: float, count: int) -
     assert kept(kidney, coarse=coarse) == count
     assert kept(kidney, coarse=coarse, method=PAPER) == 1
     assert kept(kidney) == 1  # weights without such a network
+
+
+@pytest.mark.parametrize(("p", "coarse", "count"), [(0.9, 0.84, 0), (0.9, 0.86, 1), (0.97, 0.11, 1)])
+def test_the_coarse_network_may_be_sure_in_the_kidney_networks_stead(
+    p: float, coarse: float, count: int
+) -> None:
+    kidney = organ((140, 170, 60), 35)
+    assert kept(kidney, p=p, coarse=np.full(kidney.shape, coarse, np.float32)) == count
+
+
+def test_doubts_are_filled_where_the_coarse_network_is_sure() -> None:
+    kidney, part = organ((140, 170, 60), 35), np.arange(SPEC.shape_vox[2]) * SPEC.spacing_mm > MIDDLE_MM + 60
+    sure = np.where(kidney, 0.9, 0.0).astype(np.float32)
+    hu = np.where(kidney, KIDNEY_HU, FAT_HU).astype(np.float32)
+    for doubt, coarse, is_whole in ((0.02, sure, True), (0.005, sure, False), (0.02, sure * 0.9, False)):
+        probability = np.where(kidney, np.where(part, doubt, SURE), 0.0).astype(np.float32)
+        found = segment_kidneys(probability, hu, metadata("kidney", SPEC), coarse=coarse).ids > 0
+        np.testing.assert_array_equal(found, kidney & (is_whole | ~part))
+        np.testing.assert_array_equal(fill(probability, coarse) > 0.5, found)
+    np.testing.assert_array_equal(fill(probability, None), probability)
+
+
+def test_what_the_coarse_network_alone_calls_kidney_is_none() -> None:
+    kidney = organ((140, 170, 60), 35)
+    assert kept(kidney, p=0.4, coarse=np.where(kidney, 0.95, 0.0).astype(np.float32)) == 0
+    # 8 cm³ of what the kidney network is sure of are too small, whatever is filled in
+    probability = np.where(organ((140, 170, 60), 12.4), SURE, np.where(kidney, 0.4, 0.0)).astype(np.float32)
+    hu = np.where(kidney, KIDNEY_HU, FAT_HU).astype(np.float32)
+    coarse = np.where(kidney, 0.95, 0.0).astype(np.float32)
+    assert not segment_kidneys(probability, hu, metadata("kidney", SPEC), coarse=coarse).boxes
 
 
 def test_air_and_bone_by_hand() -> None:

@@ -14,8 +14,7 @@ from .postprocess import Box, Structures
 from .roi import normalise, place_roi
 
 TILE_OVERLAP = 0.25
-"""Least part of a tile that the next one repeats: a kidney is about a third of a tile long, so what one
-tile cuts lies deeper inside its neighbour."""
+"""Least part of a tile that the next one repeats: a kidney, a third of a tile, lies whole in one of them."""
 
 
 def segment_tumor(
@@ -79,10 +78,9 @@ def locate_kidneys(
             found.append((volume, low, high))
     if not found:
         return place_roi(hu.shape, spacing_mm, spec)
-    found.sort(reverse=True)
     length = spec.extent_mm[0] / spacing_mm[0]
-    _, low, high = found[0]
-    for _, other_low, other_high in found[1:]:
+    (_, low, high), *others = sorted(found, reverse=True)
+    for _, other_low, other_high in others:
         if max(high, other_high) - min(low, other_low) <= length:
             low, high = min(low, other_low), max(high, other_high)
     return place_roi(hu.shape, spacing_mm, spec, centre_z_vox=(low + high) / 2)

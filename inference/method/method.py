@@ -12,11 +12,12 @@ class Method:
     Attributes:
         roi_follows_kidneys: where a scan is longer than the ROI, the kidney network first looks for kidneys
             along z. The paper crops around the image centre. In long scans kidney DSC 0.594 → 0.931.
-        min_mean_probability: a structure with a lower mean is dropped: 6 of 8 false ones, 0 of 46 kidneys.
-        min_mean_tumor_probability: so is a piece of tumor with a lower one (figures: `benchmarks/NOTES.md`).
-        min_coarse_probability: so is one with a lower mean in the coarse network: sarcomas, stomachs.
-        max_air_contact: so is one with a larger share of air around: masses in lungs (kidneys: up to 0.02).
-        max_bone_share: so is one with a larger share above 350 HU: heads of femurs (kidneys: up to 0.01).
+        min_coarse_probability: a structure with a lower mean in the coarse network is dropped: stomachs.
+        min_mean_probability: so is one with a lower mean in the kidney network, if the coarse one is unsure.
+        sure_coarse_probability: from here on it is, and fills in what the kidney network is in doubt of.
+        min_mean_tumor_probability: a piece of tumor with a lower mean is dropped (`benchmarks/NOTES.md`).
+        max_air_contact, max_bone_share: so is one with more air around, or more of it above 350 HU: masses in
+            lungs, heads of femurs (kidneys: up to 0.02 and 0.01).
         tumor_margin_vox: the tumor network sees the kidneys and so many voxels around them; None is the whole
             ROI, as in the paper. From 32 on label maps stay the same, in 0.6 to 0.9 of the time.
         mirror: the tumor network sees the CT and its mirror image, if the weights ask for it: 0.553 → 0.566.
@@ -31,6 +32,7 @@ class Method:
     roi_follows_kidneys: bool = True
     min_mean_probability: float = 0.96
     min_coarse_probability: float = 0.1
+    sure_coarse_probability: float = 0.85
     max_air_contact: float = 0.1
     max_bone_share: float = 0.1
     tumor_margin_vox: int | None = 32
@@ -47,6 +49,7 @@ PAPER = Method(
     roi_follows_kidneys=False,
     min_mean_probability=0.0,
     min_coarse_probability=0.0,
+    sure_coarse_probability=1.0,
     max_air_contact=1.0,
     max_bone_share=1.0,
     tumor_margin_vox=None,

@@ -44,8 +44,7 @@ def keep_kidneys(
     """At most three 26-connected structures, each larger than 10 cm³, the largest ones (paper, 2.3).
 
     Args:
-        mask: (z, y, x), kidney ∪ tumor.
-        voxel_mm3: volume of one voxel.
+        mask, voxel_mm3: (z, y, x), kidney ∪ tumor; the volume of one voxel.
         is_kidney: (mask of one structure in a box one voxel larger, that box) → whether it counts.
     """
     components, _ = ndimage.label(mask, CONNECTIVITY_26)

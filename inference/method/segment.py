@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..geometry import Roi, Vector, resample
 from ..networks.cascade import Cascade
 from .cascade import locate_kidneys, look_coarsely, segment_tumor
-from .evidence import segment_kidneys
+from .evidence import fill, segment_kidneys
 from .method import DEFAULT, Method
 from .postprocess import Structures, grow_by_tumor, keep_tumors, restore
 from .roi import normalise
@@ -75,7 +75,8 @@ def segment(
     cascade.memory.release()  # before the labels take theirs
     tell("restore", 0.0)
     kept = keep_tumors(tumor, structures, roi_hu, tumor_metadata, method)
-    grown, structures = grow_by_tumor(kidney, kept, structures, cascade.thresholds, reach_vox=reach_vox)
+    filled = fill(kidney, coarse, method)
+    grown, structures = grow_by_tumor(filled, kept, structures, cascade.thresholds, reach_vox=reach_vox)
     labels, voxels = restore(
         grown, kept, structures, roi, hu.shape, cascade.thresholds, nearest=not method.interpolate
     )

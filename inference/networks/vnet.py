@@ -9,16 +9,10 @@ from .vnet_tensors import channel_plan
 
 def _conv(in_channels: int, out_channels: int, *, batch_norm: bool) -> nn.Sequential:
     """One 3×3×3 convolution with ReLU, and with batch norm before the ReLU where asked for."""
-    if not batch_norm:
-        return nn.Sequential(
-            nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1), nn.ReLU(inplace=True)
-        )
     # batch norm has its own shift: a convolution bias before it would do nothing
-    return nn.Sequential(
-        nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm3d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+    convolution = nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1, bias=not batch_norm)
+    norm = [nn.BatchNorm3d(out_channels)] if batch_norm else []
+    return nn.Sequential(convolution, *norm, nn.ReLU(inplace=True))
 
 
 class VNet(nn.Module):
@@ -62,8 +56,7 @@ class VNet(nn.Module):
         Returns:
             (batch, 1, D, H, W), unbounded.
         """
-        x = image
-        skips = []
+        x, skips = image, []
         for encode in self.encoder:
             x = encode(x)  # (B, 2c | 4c | 8c, D, H, W at 1, 1/2, 1/4 of the input)
             skips.append(x)
