@@ -28,8 +28,8 @@ class SegmentedCt:
         labels: on the CT's grid: uint8 (z, y, x), 0 background, 1 kidney, 2 tumor.
         voxels: kidney and tumor voxels in `labels`, of each structure in their order.
         roi: where the ROI grid lies in the CT.
-        kidney_on_roi, tumor_on_roi: the networks' probabilities on the ROI grid: float32 (z, y, x); those
-            of tumor are 0 away from the kidneys.
+        kidney_on_roi, tumor_on_roi: probabilities on the ROI grid: float32 (z, y, x); the kidney network's,
+            with its doubts filled in, and the tumor network's, 0 away from the kidneys.
         structures: the kidneys (with their tumors) on the ROI grid.
     """
 
@@ -70,13 +70,13 @@ def segment(
     coarse = look_coarsely(hu, spacing_mm, roi, cascade, method)
     tell("components", 0.0)
     structures = segment_kidneys(kidney, roi_hu, kidney_metadata, method, coarse)
+    kidney = fill(kidney, coarse, method)
     tell("tumor", 0.0)
     tumor = segment_tumor(image, structures, cascade, method)
     cascade.memory.release()  # before the labels take theirs
     tell("restore", 0.0)
     kept = keep_tumors(tumor, structures, roi_hu, tumor_metadata, method)
-    filled = fill(kidney, coarse, method)
-    grown, structures = grow_by_tumor(filled, kept, structures, cascade.thresholds, reach_vox=reach_vox)
+    grown, structures = grow_by_tumor(kidney, kept, structures, cascade.thresholds, reach_vox=reach_vox)
     labels, voxels = restore(
         grown, kept, structures, roi, hu.shape, cascade.thresholds, nearest=not method.interpolate
     )
