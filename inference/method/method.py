@@ -15,9 +15,9 @@ class Method:
         min_coarse_probability: a structure with a lower mean in the coarse network is dropped: stomachs.
         min_mean_probability: so is one with a lower mean in the kidney network, if the coarse one is unsure.
         sure_coarse_probability: from here on it is, and fills in what the kidney network is in doubt of.
+        max_air_contact: so is one with a larger share of air around: masses in lungs (kidneys: up to 0.02).
+        max_bone_share: so is one with a larger share above 350 HU: heads of femurs (kidneys: up to 0.01).
         min_mean_tumor_probability: a piece of tumor with a lower mean is dropped (`benchmarks/NOTES.md`).
-        max_air_contact, max_bone_share: so is one with more air around, or more of it above 350 HU: masses in
-            lungs, heads of femurs (kidneys: up to 0.02 and 0.01).
         tumor_margin_vox: the tumor network sees the kidneys and so many voxels around them; None is the whole
             ROI, as in the paper. From 32 on label maps stay the same, in 0.6 to 0.9 of the time.
         mirror: the tumor network sees the CT and its mirror image, if the weights ask for it: 0.553 → 0.566.
