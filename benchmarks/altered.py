@@ -10,6 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.crops import LEAST_SLICES, crops
 from inference.geometry import Vector
 
 THICK_MM = (6.0, 10.0)
@@ -17,10 +18,9 @@ NOISE_HU = (40.0, 80.0)
 OFFSET_HU = 25
 SOFT_MM = 1.8
 SCALE = (0.85, 1.18)
-PARTS, PART_MM = 4, (40.0, 200.0)
+PARTS = 4
 NARROW = 1 / 6
 """Of the width and the depth of each slice, cut off on either side."""
-LEAST_SLICES = 4
 
 Altered = tuple[str, NDArray[np.int16], NDArray, Vector]
 """What was done, HU and labels (z, y, x), and the spacing in mm."""
@@ -55,8 +55,5 @@ def altered(hu: NDArray[np.int16], labels: NDArray, spacing_mm: Vector, rng: Gen
     y, x = (round(n * NARROW) for n in hu.shape[1:])
     narrow = (slice(None), slice(y, -y or None), slice(x, -x or None))
     yield "narrow", np.ascontiguousarray(hu[narrow]), labels[narrow], spacing_mm
-    for _ in range(PARTS):
-        length = min(len(hu), max(LEAST_SLICES, round(rng.uniform(*PART_MM) / spacing_mm[0])))
-        start = int(rng.integers(len(hu) - length + 1))
-        part = slice(start, start + length)
-        yield f"slices {start} to {start + length}", hu[part], labels[part], spacing_mm
+    for start, stop in crops(np.zeros(len(hu), np.bool_), spacing_mm[0], PARTS, rng):  # labelled slices, too
+        yield f"slices {start} to {stop}", hu[start:stop], labels[start:stop], spacing_mm

@@ -191,40 +191,32 @@ def structures_of(
     is_altered: bool = False,
 ) -> Iterator[Structure]:
     """All structures of one scan: tile by tile where it has several, and in the ROI; or altered."""
-    ct, spec = read_ct(source), cascade.kidney_metadata.roi
+    ct, metadata = read_ct(source), cascade.kidney_metadata
     is_known = is_empty or reference is not None
     labels = read_ct(reference).hu if reference is not None else np.zeros_like(ct.hu)
+
+    def look(
+        scan: str, view: str, hu: NDArray[np.int16], seen: NDArray, spacing_mm: Vector, roi: Roi
+    ) -> list[Structure]:
+        on_roi = resample(hu, roi)
+        probability = cascade.kidney(normalise(on_roi, roi.spec))
+        truth = _on_roi(seen, roi) if is_known else None
+        coarse = look_coarsely(hu, spacing_mm, roi, cascade)
+        return measure(View(scan, view, roi, on_roi, probability, truth, coarse), metadata)
+
     if is_altered:
         for what, hu, seen, spacing_mm in altered(ct.hu, labels, ct.spacing_mm, np.random.default_rng(0)):
             roi = locate_kidneys(hu, spacing_mm, cascade)
-            truth = seen if is_known else None
-            yield from _look(f"{name}: {what}", "roi", hu, spacing_mm, roi, cascade, truth)
+            yield from look(f"{name}: {what}", "roi", hu, seen, spacing_mm, roi)
         return
     views = {"roi": locate_kidneys(ct.hu, ct.spacing_mm, cascade)}
-    tiles = tile_centres(ct.hu.shape[0], ct.spacing_mm, spec)
+    tiles = tile_centres(ct.hu.shape[0], ct.spacing_mm, metadata.roi)
     if len(tiles) > 1:
         for number, z in enumerate(tiles, start=1):
-            tile = place_roi(ct.hu.shape, ct.spacing_mm, spec, centre_z_vox=z)
+            tile = place_roi(ct.hu.shape, ct.spacing_mm, metadata.roi, centre_z_vox=z)
             views[f"tile {number}/{len(tiles)}"] = tile
     for view, roi in views.items():
-        yield from _look(name, view, ct.hu, ct.spacing_mm, roi, cascade, labels if is_known else None)
-
-
-def _look(
-    scan: str,
-    view: str,
-    ct_hu: NDArray[np.int16],
-    spacing_mm: Vector,
-    roi: Roi,
-    cascade: Cascade,
-    labels: NDArray | None,
-) -> list[Structure]:
-    """What the networks find in one ROI of one CT."""
-    hu = resample(ct_hu, roi)
-    probability = cascade.kidney(normalise(hu, roi.spec))
-    truth = None if labels is None else _on_roi(labels, roi)
-    coarse = look_coarsely(ct_hu, spacing_mm, roi, cascade)
-    return measure(View(scan, view, roi, hu, probability, truth, coarse), cascade.kidney_metadata)
+        yield from look(name, view, ct.hu, labels, ct.spacing_mm, roi)
 
 
 def _print_rules(rows: list[Structure]) -> None:

@@ -67,8 +67,8 @@ def resample(volume: NDArray, roi: Roi) -> NDArray[np.float32]:
         float32 of shape `roi.spec.shape_vox`, with NaN where the ROI reaches out of the CT, that is more
         than half a CT voxel beyond the centre of its outermost voxels.
     """
-    to_ct = {"matrix": np.asarray(roi.step_vox), "offset": roi.start_vox, "output_shape": roi.spec.shape_vox}
-    sampled = ndimage.affine_transform(volume, **to_ct, output=np.float32, order=1, mode="nearest")
+    step, size = np.asarray(roi.step_vox), roi.spec.shape_vox
+    sampled = ndimage.affine_transform(volume, step, roi.start_vox, size, np.float32, order=1, mode="nearest")
     for axis in range(3):
         index = roi.start_vox[axis] + roi.step_vox[axis] * np.arange(roi.spec.shape_vox[axis])
         outside = (index < -0.5) | (index > volume.shape[axis] - 0.5)

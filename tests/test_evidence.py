@@ -76,11 +76,11 @@ def test_doubts_are_filled_where_the_coarse_network_is_sure() -> None:
 
 def test_what_the_coarse_network_alone_calls_kidney_is_none() -> None:
     kidney = organ((140, 170, 60), 35)
-    assert kept(kidney, p=0.4, coarse=np.where(kidney, 0.95, 0.0).astype(np.float32)) == 0
+    coarse = np.where(kidney, 0.95, 0.0).astype(np.float32)
+    assert kept(kidney, p=0.4, coarse=coarse) == 0
     # 8 cm³ of what the kidney network is sure of are too small, whatever is filled in
     probability = np.where(organ((140, 170, 60), 12.4), SURE, np.where(kidney, 0.4, 0.0)).astype(np.float32)
     hu = np.where(kidney, KIDNEY_HU, FAT_HU).astype(np.float32)
-    coarse = np.where(kidney, 0.95, 0.0).astype(np.float32)
     assert not segment_kidneys(probability, hu, metadata("kidney", SPEC), coarse=coarse).boxes
 
 

@@ -14,7 +14,7 @@ from .postprocess import Box, Structures
 from .roi import normalise, place_roi
 
 TILE_OVERLAP = 0.25
-"""Least part of a tile that the next one repeats: a kidney, a third of a tile, lies whole in one of them."""
+"""Least part of a tile that the next one repeats: what one tile cuts lies deeper inside its neighbour."""
 
 
 def segment_tumor(
